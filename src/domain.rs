@@ -1,0 +1,17 @@
+//! Words everyone uses: ids, what a shop said of a customer, the life of an event, time and chance.
+//!
+//! *Source* is a configured shop, *target* a FlexPortal tenant, *delivery* what a shop sent, *event* the
+//! stored row, *attempt* one request to FlexPortal, *link* the tie between a shop's customer and FlexPortal's.
+//! No I/O below here.
+
+pub mod clock;
+pub mod customer;
+pub mod ids;
+pub mod retry;
+pub mod status;
+
+pub use clock::{Clock, Dice};
+pub use customer::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
+pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopCustomerId, SourceName, TargetName};
+pub use retry::RetryPolicy;
+pub use status::EventStatus;

@@ -1,0 +1,122 @@
+//! Time and chance: the only file that asks the machine for either.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::{DateTime, Utc};
+use rand::RngExt;
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use super::EventId;
+
+/// What time it is.
+///
+/// Everything that several replicas must agree on (leases, due times, the budget) is decided by Postgres'
+/// clock; this one stamps arrivals and attempts. A manual clock, for tests, stands in for both.
+#[derive(Debug, Clone)]
+pub enum Clock {
+    /// The machine's.
+    System,
+    /// Moved by hand; microseconds since the epoch.
+    Manual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    /// A clock that stands still at `start` until it is moved.
+    #[must_use]
+    pub fn manual(start: DateTime<Utc>) -> Self {
+        Self::Manual(Arc::new(AtomicI64::new(start.timestamp_micros())))
+    }
+
+    /// Now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    pub fn now(&self) -> DateTime<Utc> {
+        match self {
+            Self::System => Utc::now(),
+            Self::Manual(micros) => DateTime::from_timestamp_micros(micros.load(Ordering::SeqCst)).unwrap_or_default(),
+        }
+    }
+
+    /// What to tell Postgres the time is: nothing, so that its own clock counts, unless moved by hand.
+    #[must_use]
+    pub fn for_postgres(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::System => None,
+            Self::Manual(_) => Some(self.now()),
+        }
+    }
+
+    /// Moves a manual clock on; the machine's cannot be moved.
+    pub fn advance(&self, by: std::time::Duration) {
+        if let Self::Manual(micros) = self {
+            micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        }
+    }
+}
+
+/// Makes event ids that sort by arrival, also within a millisecond.
+#[derive(Debug)]
+pub struct EventIds {
+    context: std::sync::Mutex<ContextV7>,
+}
+
+impl Default for EventIds {
+    fn default() -> Self {
+        Self { context: std::sync::Mutex::new(ContextV7::new().with_additional_precision()) }
+    }
+}
+
+impl EventIds {
+    /// The id of an event that arrived at `at`, greater than every id given out before in this process.
+    #[must_use]
+    pub fn next(&self, at: DateTime<Utc>) -> EventId {
+        let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
+        let context = self.context.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        EventId(Uuid::new_v7(Timestamp::from_unix(&*context, seconds, at.timestamp_subsec_nanos())))
+    }
+}
+
+/// Uniform chance in `[0, 1)`.
+#[derive(Debug, Clone, Copy)]
+pub enum Dice {
+    /// The machine's.
+    Random,
+    /// Always this roll, for tests.
+    Loaded(f64),
+}
+
+impl Dice {
+    /// One roll in `[0, 1)`.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    pub fn roll(&self) -> f64 {
+        match self {
+            Self::Random => rand::rng().random(),
+            Self::Loaded(roll) => *roll,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_given_out_in_one_instant_still_sort_by_arrival() {
+        let ids = EventIds::default();
+        let now = DateTime::from_timestamp(1_795_428_000, 0).expect("in range");
+        let given: Vec<_> = (0..1_000).map(|_| ids.next(now)).collect();
+        assert!(given.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn a_manual_clock_moves_only_by_hand() {
+        let clock = Clock::manual(DateTime::from_timestamp(0, 0).expect("in range"));
+        let before = clock.now();
+        clock.advance(std::time::Duration::from_secs(60));
+        assert_eq!((clock.now() - before).num_seconds(), 60);
+        assert_eq!(clock.for_postgres(), Some(clock.now()));
+        assert_eq!(Clock::System.for_postgres(), None);
+    }
+}

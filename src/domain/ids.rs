@@ -1,0 +1,160 @@
+//! Ids as types of their own, so that a shop's id can never stand where FlexPortal's belongs.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Why a text is not an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing but white space.
+    #[error("is empty")]
+    Empty,
+    /// Longer than the column and its index can bear.
+    #[error("is longer than {max} bytes")]
+    TooLong {
+        /// The longest that is taken, in bytes.
+        max: usize,
+    },
+    /// A character that the id may not hold.
+    #[error("may only hold {allowed}")]
+    Character {
+        /// The characters that are taken.
+        allowed: &'static str,
+    },
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $check:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
+        #[serde(transparent)]
+        #[sqlx(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes the text if it can be such an id.
+            ///
+            /// # Errors
+            /// [`IdError`] says what is wrong with it.
+            pub fn parse(text: impl Into<String>) -> Result<Self, IdError> {
+                let text = text.into();
+                $check(&text)?;
+                Ok(Self(text))
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+/// Postgres refuses index entries over about 2,700 bytes; ids stay far below.
+const MAX_ID_BYTES: usize = 255;
+/// Names stand in URLs, log fields and labels.
+const MAX_NAME_BYTES: usize = 63;
+
+fn check_id(text: &str) -> Result<(), IdError> {
+    if text.trim().is_empty() {
+        return Err(IdError::Empty);
+    }
+    if text.len() > MAX_ID_BYTES {
+        return Err(IdError::TooLong { max: MAX_ID_BYTES });
+    }
+    if text.contains('\0') {
+        return Err(IdError::Character { allowed: "text without NUL" });
+    }
+    Ok(())
+}
+
+fn check_name(text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty);
+    }
+    if text.len() > MAX_NAME_BYTES {
+        return Err(IdError::TooLong { max: MAX_NAME_BYTES });
+    }
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if !text.chars().all(is_allowed) {
+        return Err(IdError::Character { allowed: "a-z, 0-9, - and _" });
+    }
+    Ok(())
+}
+
+text_id!(
+    /// A configured shop, as in `POST /webhooks/{source}`.
+    SourceName, check_name
+);
+text_id!(
+    /// A configured FlexPortal tenant.
+    TargetName, check_name
+);
+text_id!(
+    /// What tells one delivery of a source from another; a second one with the same id is a duplicate.
+    DeliveryId, check_id
+);
+text_id!(
+    /// The shop's own customer id, digit for digit: Shopify's exceed 2^53.
+    ShopCustomerId, check_id
+);
+text_id!(
+    /// FlexPortal's customer id: opaque, prefixes differ per Business Unit.
+    FlexportalCustomerId, check_id
+);
+
+/// A stored event. Version 7: sorts by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
+#[serde(transparent)]
+#[sqlx(transparent)]
+pub struct EventId(pub Uuid);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The owner token of one claim: whoever writes a result proves with it that the claim still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct LeaseId(pub Uuid);
+
+impl LeaseId {
+    /// A token nobody had before.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_lower_case_words() {
+        assert!(SourceName::parse("shopify-eu_2").is_ok());
+        for bad in ["", "Shop", "a b", "ä", &"x".repeat(64)] {
+            assert!(SourceName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_are_opaque_but_bounded() {
+        assert!(ShopCustomerId::parse("706405506930370084").is_ok());
+        assert!(FlexportalCustomerId::parse("ELE/42 ü").is_ok());
+        assert_eq!(ShopCustomerId::parse("x".repeat(256)), Err(IdError::TooLong { max: 255 }));
+        assert_eq!(DeliveryId::parse(" "), Err(IdError::Empty));
+        assert!(ShopCustomerId::parse("a\0b").is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! Keeps FlexPortal customers in step with a web shop.
+//!
+//! ```text
+//! bytes + headers ─shops::verify─▶ Verified ─shops::receive─▶ Received ─outbox::store─▶ stored   (200 only now)
+//! stored ─outbox::claim─▶ ClaimedCustomer ─fold─▶ Folded ─identify─▶ Identified ─translate─▶ UpdateCustomer
+//! UpdateCustomer ─flexportal::Client─▶ Result<Updated, FlexportalError> ─decide─▶ Verdict ─outbox::settle─▶ next status
+//! ```
+//!
+//! The files lie in the order of the flow; imports go one way:
+//! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `outbox` ← `sync` ← `http` ← `cli`.
+
+pub mod config;
+pub mod domain;
