@@ -4,13 +4,15 @@
 //! stored row, *attempt* one request to FlexPortal, *link* the tie between a shop's customer and FlexPortal's.
 //! No I/O below here.
 
+pub mod acknowledged;
 pub mod clock;
 pub mod customer;
 pub mod ids;
 pub mod retry;
 pub mod status;
 
-pub use clock::{Clock, Dice};
+pub use acknowledged::{Acknowledged, Acknowledgement, ValueHash};
+pub use clock::{Clock, Dice, EventIds};
 pub use customer::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
 pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopCustomerId, SourceName, TargetName};
 pub use retry::RetryPolicy;

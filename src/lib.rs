@@ -11,3 +11,8 @@
 
 pub mod config;
 pub mod domain;
+pub mod flexportal;
+pub mod http;
+pub mod outbox;
+pub mod shops;
+pub mod sync;

@@ -94,6 +94,25 @@ pub struct Address {
     pub country: Option<String>,
 }
 
+impl Address {
+    /// `None` if nothing but a name, or nothing at all, is known of it.
+    #[must_use]
+    pub fn unless_blank(self) -> Option<Self> {
+        let has_any = [
+            &self.street_address,
+            &self.building_info,
+            &self.locality,
+            &self.city,
+            &self.admin_area,
+            &self.postal_code,
+            &self.country,
+        ]
+        .iter()
+        .any(|part| part.is_some());
+        has_any.then_some(self)
+    }
+}
+
 /// The value of one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FieldValue {
@@ -132,6 +151,12 @@ pub struct CustomerEvent {
 }
 
 impl CustomerEvent {
+    /// An event that says nothing yet.
+    #[must_use]
+    pub fn of(customer: ShopCustomerId) -> Self {
+        Self { customer, flexportal_id: None, occurred_at: None, says: BTreeMap::new(), warnings: Vec::new() }
+    }
+
     /// The e-mail, if the event gives one.
     #[must_use]
     pub fn email(&self) -> Option<&str> {

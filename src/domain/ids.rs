@@ -77,6 +77,14 @@ fn check_id(text: &str) -> Result<(), IdError> {
     Ok(())
 }
 
+/// `.` and `..` would vanish from `/v1/customers/{customerId}` and make it another address.
+fn check_path_segment(text: &str) -> Result<(), IdError> {
+    if matches!(text, "." | "..") {
+        return Err(IdError::Character { allowed: "more than dots" });
+    }
+    check_id(text)
+}
+
 fn check_name(text: &str) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
@@ -109,8 +117,16 @@ text_id!(
 );
 text_id!(
     /// FlexPortal's customer id: opaque, prefixes differ per Business Unit.
-    FlexportalCustomerId, check_id
+    FlexportalCustomerId, check_path_segment
 );
+
+impl DeliveryId {
+    /// From the hex digest of a body, where there is nothing better.
+    #[must_use]
+    pub fn sha256(hex: &str) -> Self {
+        Self(format!("sha256:{hex}"))
+    }
+}
 
 /// A stored event. Version 7: sorts by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
@@ -156,5 +172,6 @@ mod tests {
         assert_eq!(ShopCustomerId::parse("x".repeat(256)), Err(IdError::TooLong { max: 255 }));
         assert_eq!(DeliveryId::parse(" "), Err(IdError::Empty));
         assert!(ShopCustomerId::parse("a\0b").is_err());
+        assert!(FlexportalCustomerId::parse("..").is_err());
     }
 }

@@ -1,0 +1,45 @@
+//! What FlexPortal acknowledged of a customer, field by field: times and hashes, no values.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{EventId, Field};
+
+/// Kept on a customer's link as JSON, by FlexPortal's field names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Acknowledged(pub BTreeMap<Field, Acknowledgement>);
+
+/// The newest settled word on one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// Shop's time of the newest change that spoke for the field and was settled.
+    pub at: DateTime<Utc>,
+    /// That change; breaks ties of time by arrival.
+    pub event: EventId,
+    /// Hash of the value FlexPortal last acknowledged; none if nothing was ever sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<ValueHash>,
+    /// When FlexPortal acknowledged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked: Option<DateTime<Utc>>,
+}
+
+/// The first 64 bits of the SHA-256 of a value as JSON, in hex: tells "the same as last time" and no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ValueHash(String);
+
+impl ValueHash {
+    /// Of a value as it is sent.
+    #[must_use]
+    pub fn of(value: &impl Serialize) -> Self {
+        // Field types are strings and structs of strings: they always serialise.
+        let json = serde_json::to_vec(value).unwrap_or_default();
+        let digest = Sha256::digest(&json);
+        Self(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+}

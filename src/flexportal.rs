@@ -1,0 +1,12 @@
+//! FlexPortal's API, as far as a customer sync needs it: `docs.flexportal.io/api-reference/customers`.
+//!
+//! Customers come into being by orders; they can be found by e-mail and changed, not created. The client says
+//! what happened and decides nothing: no retries, no waiting.
+
+mod client;
+mod error;
+mod request;
+
+pub use client::{Client, Exchange, Found, Operation, Updated};
+pub use error::{FlexportalError, retry_after};
+pub use request::{AddressInput, Status, UpdateCustomer};

@@ -1,0 +1,289 @@
+//! The requests: one at a time, in bounded time, of bounded size, redirects not followed.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use url::Url;
+
+use super::error::ErrorBody;
+use super::{FlexportalError, UpdateCustomer, retry_after};
+use crate::config::Target;
+use crate::domain::Clock;
+
+/// Answers are a few KB; what is longer is not one.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// The part of an answer that is kept for people.
+const KEPT_ANSWER_BYTES: usize = 4 * 1024;
+/// An address has one customer, or a few where FlexPortal holds duplicates.
+const LOOKUP_LIMIT: &str = "10";
+
+/// One FlexPortal tenant's API.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    customers: Url,
+    timeout: Duration,
+    clock: Clock,
+}
+
+/// Which request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// `PUT /v1/customers/{customerId}`.
+    UpdateCustomer,
+    /// `GET /v1/customers?email=`.
+    FindByEmail,
+}
+
+impl Operation {
+    /// The word as stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UpdateCustomer => "update_customer",
+            Self::FindByEmail => "find_by_email",
+        }
+    }
+}
+
+/// One request, for the record, and what came of it.
+#[derive(Debug, Clone)]
+pub struct Exchange<T> {
+    /// Which request.
+    pub operation: Operation,
+    /// When it was sent.
+    pub started_at: DateTime<Utc>,
+    /// Until the answer was read or given up.
+    pub duration: Duration,
+    /// The body sent, as JSON.
+    pub request_body: Option<String>,
+    /// Status of the answer; none if there was none.
+    pub http_status: Option<u16>,
+    /// The answer's body, cut at 4 KiB.
+    pub response_body: Option<String>,
+    /// What the caller needs to know.
+    pub outcome: Result<T, FlexportalError>,
+}
+
+/// FlexPortal acknowledged the change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Updated {
+    /// The e-mail FlexPortal has for the customer, if the answer shows it.
+    pub email: Option<String>,
+}
+
+/// One customer of a lookup's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Found {
+    /// FlexPortal's id.
+    pub customer_id: String,
+    /// Its e-mail.
+    pub email: String,
+}
+
+struct Answer {
+    status: StatusCode,
+    retry_after: Duration,
+    body: Vec<u8>,
+}
+
+impl Client {
+    /// Makes the client of a target; connects to nothing.
+    ///
+    /// # Errors
+    /// A text that names what of the target's configuration cannot be used.
+    pub fn new(target: &Target, clock: Clock) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", target.api_key.expose_secret()))
+            .map_err(|_| format!("target `{}`: the API key cannot stand in a header", target.name))?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+        let tenant = HeaderValue::from_str(&target.tenant_id)
+            .map_err(|_| format!("target `{}`: the tenant id cannot stand in a header", target.name))?;
+        headers.insert(HeaderName::from_static("tenant-id"), tenant);
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .user_agent(concat!("flexportal-sync/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(target.timeout)
+            .connect_timeout(target.timeout.min(Duration::from_secs(5)))
+            .retry(reqwest::retry::never())
+            .build()
+            .map_err(|error| format!("target `{}`: {error}", target.name))?;
+        let mut customers = target.base_url.clone();
+        customers
+            .path_segments_mut()
+            .map_err(|()| format!("target `{}`: the base URL cannot have a path", target.name))?
+            .pop_if_empty()
+            .extend(["v1", "customers"]);
+        Ok(Self { http, customers, timeout: target.timeout, clock })
+    }
+
+    /// The longest that one request can last.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Changes one customer: FlexPortal `PUT /v1/customers/{customerId}`.
+    ///
+    /// Sent once; retrying is the caller's business. `key` goes out as `Idempotency-Key` and must be the same
+    /// on every attempt of the same change; FlexPortal documents no such header and may ignore it.
+    pub async fn update_customer(&self, update: &UpdateCustomer, body: String, key: &str) -> Exchange<Updated> {
+        let mut url = self.customers.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(update.customer_id.as_str());
+        }
+        let request = self
+            .http
+            .request(Method::PUT, url)
+            .header(CONTENT_TYPE, "application/json")
+            .header("Idempotency-Key", key)
+            .body(body.clone());
+        self.exchange(Operation::UpdateCustomer, request, Some(body), |body| {
+            #[derive(Deserialize)]
+            struct Envelope {
+                success: Option<bool>,
+                message: Option<String>,
+                customer: Option<Customer>,
+            }
+            #[derive(Deserialize)]
+            struct Customer {
+                email: Option<String>,
+            }
+            let answer: Envelope = serde_json::from_slice(body).ok()?;
+            Some(if answer.success == Some(true) {
+                Ok(Updated { email: answer.customer.and_then(|customer| customer.email) })
+            } else {
+                let message = answer.message.unwrap_or_else(|| "no reason given".to_owned());
+                Err(FlexportalError::Refused {
+                    code: Some("NOT_SUCCESSFUL".to_owned()),
+                    message: format!("FlexPortal answered without success: {message}"),
+                })
+            })
+        })
+        .await
+    }
+
+    /// Asks for customers with an e-mail: FlexPortal `GET /v1/customers?email=`.
+    ///
+    /// The plain list hides inactive customers; `inactive` asks for those.
+    pub async fn find_by_email(&self, email: &str, inactive: bool) -> Exchange<Vec<Found>> {
+        let mut request = self.list().query(&[("email", email), ("limit", LOOKUP_LIMIT)]);
+        if inactive {
+            request = request.query(&[("status", "inactive")]);
+        }
+        self.exchange(Operation::FindByEmail, request, None, read_list).await
+    }
+
+    /// Whether the credentials are taken: FlexPortal `GET /v1/customers?limit=1`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ping(&self) -> Result<(), FlexportalError> {
+        let request = self.list().query(&[("limit", "1")]);
+        self.exchange(Operation::FindByEmail, request, None, read_list).await.outcome.map(|_| ())
+    }
+
+    fn list(&self) -> RequestBuilder {
+        self.http.request(Method::GET, self.customers.clone())
+    }
+
+    async fn exchange<T>(
+        &self,
+        operation: Operation,
+        request: RequestBuilder,
+        request_body: Option<String>,
+        read: impl FnOnce(&[u8]) -> Option<Result<T, FlexportalError>>,
+    ) -> Exchange<T> {
+        let started_at = self.clock.now();
+        let start = Instant::now();
+        let answer = self.send(request).await;
+        let duration = start.elapsed();
+        let (http_status, response_body) = match &answer {
+            Ok(answer) => (Some(answer.status.as_u16()), Some(kept(&answer.body))),
+            Err(_) => (None, None),
+        };
+        let outcome = answer.and_then(|answer| interpret(operation, &answer, read));
+        Exchange { operation, started_at, duration, request_body, http_status, response_body, outcome }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Answer, FlexportalError> {
+        let mut response = request.send().await.map_err(|error| disconnected(&error))?;
+        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after(header, self.clock.now());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| disconnected(&error))? {
+            let room = MAX_ANSWER_BYTES - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                break;
+            }
+        }
+        Ok(Answer { status: response.status(), retry_after, body })
+    }
+}
+
+fn interpret<T>(
+    operation: Operation,
+    answer: &Answer,
+    read: impl FnOnce(&[u8]) -> Option<Result<T, FlexportalError>>,
+) -> Result<T, FlexportalError> {
+    let status = answer.status.as_u16();
+    let error = || ErrorBody::read(&answer.body);
+    match status {
+        200..=299 => read(&answer.body).unwrap_or_else(|| {
+            Err(FlexportalError::Unavailable {
+                code: Some("UNREADABLE_ANSWER".to_owned()),
+                what: format!("it answered {status} with something that cannot be read"),
+            })
+        }),
+        401 | 403 => Err(FlexportalError::Unauthorized { code: error().code() }),
+        404 if operation == Operation::UpdateCustomer => Err(FlexportalError::CustomerNotFound),
+        408 | 425 => Err(FlexportalError::Unavailable { code: error().code(), what: error().message(status) }),
+        429 => Err(FlexportalError::RateLimited { retry_after: answer.retry_after }),
+        400..=499 => Err(FlexportalError::Refused { code: error().code(), message: error().message(status) }),
+        // A redirect means a wrong base URL, which passes once it is put right.
+        300..=399 => Err(FlexportalError::Unavailable {
+            code: Some("REDIRECTED".to_owned()),
+            what: format!("it answered {status}, and redirects are not followed: check the base URL"),
+        }),
+        _ => Err(FlexportalError::Unavailable { code: error().code(), what: error().message(status) }),
+    }
+}
+
+fn read_list(body: &[u8]) -> Option<Result<Vec<Found>, FlexportalError>> {
+    #[derive(Deserialize)]
+    struct List {
+        customers: Vec<Found>,
+    }
+    serde_json::from_slice::<List>(body).ok().map(|list| Ok(list.customers))
+}
+
+fn disconnected(error: &reqwest::Error) -> FlexportalError {
+    if error.is_timeout() {
+        return FlexportalError::TimedOut;
+    }
+    // The innermost cause is the telling one, and holds no address with an e-mail in it.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    FlexportalError::Disconnected(if cause.to_string().contains("://") {
+        "unknown cause".to_owned()
+    } else {
+        cause.to_string()
+    })
+}
+
+/// The beginning of an answer as text that Postgres takes.
+fn kept(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(KEPT_ANSWER_BYTES)]).replace('\0', "\u{fffd}");
+    let end = (0..=text.len().min(KEPT_ANSWER_BYTES)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..end].to_owned()
+}

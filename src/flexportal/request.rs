@@ -1,0 +1,98 @@
+//! The documented body of `PUT /v1/customers/{customerId}` and nothing else.
+
+use serde::Serialize;
+
+use crate::domain::{CustomerType, FlexportalCustomerId};
+
+/// FlexPortal `PUT /v1/customers/{customerId}`: fields that are absent stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateCustomer {
+    /// Required in the body too, equal to the path's.
+    pub customer_id: FlexportalCustomerId,
+    /// At least one character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_name: Option<String>,
+    /// At least one character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_name: Option<String>,
+    /// Not in the schema, but in the page's prose: sent only by configuration (`FLEXPORTAL_SEND_EMAIL`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Company.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub company: Option<String>,
+    /// Phone number in any form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+    /// Individual or business.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer_type: Option<CustomerType>,
+    /// Active or inactive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// Where invoices go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub billing_address: Option<AddressInput>,
+    /// Where goods go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shipping_address: Option<AddressInput>,
+}
+
+impl UpdateCustomer {
+    /// A change that changes nothing yet.
+    #[must_use]
+    pub fn nothing(customer_id: FlexportalCustomerId) -> Self {
+        Self {
+            customer_id,
+            first_name: None,
+            last_name: None,
+            email: None,
+            company: None,
+            phone: None,
+            customer_type: None,
+            status: None,
+            billing_address: None,
+            shipping_address: None,
+        }
+    }
+}
+
+/// FlexPortal `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Also brings a deactivated customer back.
+    Active,
+    /// No new orders.
+    Inactive,
+}
+
+/// FlexPortal `Address`, always whole: whether it replaces or merges is not documented.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressInput {
+    /// Person at the address.
+    pub contact_name: String,
+    /// Street and number.
+    pub street_address: String,
+    /// City.
+    pub city: String,
+    /// English name, or ISO code by configuration.
+    pub country: String,
+    /// Company at the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub company: Option<String>,
+    /// Building, floor, suite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub building_info: Option<String>,
+    /// Neighbourhood, district.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<String>,
+    /// State, province.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_area: Option<String>,
+    /// Postal code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postal_code: Option<String>,
+}

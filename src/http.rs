@@ -1,0 +1,61 @@
+//! HTTP in: webhooks and probes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::domain::{Clock, EventIds};
+use crate::outbox::{Committer, Outbox};
+use crate::shops::Shop;
+
+mod health;
+mod intake;
+mod problem;
+
+pub use problem::Problem;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct AppState {
+    /// The configured shops, by name; none where this process takes no webhooks.
+    pub shops: Arc<[Arc<Shop>]>,
+    /// Where deliveries are handed in; `None` where this process takes no webhooks.
+    pub committer: Option<Committer>,
+    /// For the readiness probe.
+    pub outbox: Outbox,
+    /// Arrival times.
+    pub clock: Clock,
+    /// Ids of arrivals.
+    pub ids: Arc<EventIds>,
+    /// `MAX_BODY_BYTES`.
+    pub max_body_bytes: usize,
+}
+
+/// Shopify gives up after 5 s; a slower body or commit is answered before, and sent again.
+const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
+
+/// All routes.
+pub fn app(state: AppState) -> Router {
+    Router::new()
+        .route("/webhooks/{source}", post(intake::receive).fallback(wrong_method))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .fallback(nothing_here)
+        .with_state(state)
+        .layer(CatchPanicLayer::custom(|_panic| {
+            // The payload could hold anything; the panic hook has logged where.
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an unexpected fault in flexportal-sync").response()
+        }))
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "webhooks are sent by POST").with_header("allow", "POST")
+}
+
+async fn nothing_here() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing here; webhooks go to /webhooks/{source}")
+}

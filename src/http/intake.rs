@@ -1,0 +1,118 @@
+//! `POST /webhooks/{source}`: read, verify, parse, commit, answer, in that order.
+//!
+//! 200 only after the commit. What is wrong with a delivery is a 4xx, so that no shop repeats it for hours;
+//! what is wrong with us is a 503 with `Retry-After`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+
+use super::{ANSWER_WITHIN, AppState, Problem};
+use crate::domain::EventId;
+use crate::outbox::{CommitError, NewEvent, StoreOutcome};
+use crate::shops::{Received, Rejection, Shop};
+
+/// Seconds after which a shop may try again when the database is away or the line is full.
+const RETRY_AFTER_SECONDS: u16 = 5;
+
+#[derive(Serialize)]
+struct Answer {
+    status: &'static str,
+    #[serde(rename = "eventId", skip_serializing_if = "Option::is_none")]
+    event_id: Option<EventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+pub(super) async fn receive(
+    State(state): State<AppState>,
+    source: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let shop = source.ok().and_then(|Path(name)| state.shops.iter().find(|shop| shop.source().name.as_str() == name));
+    let Some(shop) = shop.cloned() else {
+        return Problem::new(StatusCode::NOT_FOUND, "no such source is configured").response();
+    };
+    let result = tokio::time::timeout(ANSWER_WITHIN, take(&state, &shop, &headers, body)).await;
+    let result =
+        result.unwrap_or_else(|_| Err(Problem::unavailable("it took too long: try again", RETRY_AFTER_SECONDS)));
+    match result {
+        Ok(answer) => {
+            let event_id = answer.event_id.map(|id| id.to_string());
+            tracing::info!(source = %shop.source().name, result = answer.status, event.id = event_id, "delivery answered");
+            Json(answer).into_response()
+        }
+        Err(problem) => {
+            let response = problem.response();
+            tracing::warn!(source = %shop.source().name, http.status = response.status().as_u16(), "delivery refused");
+            response
+        }
+    }
+}
+
+async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Body) -> Result<Answer, Problem> {
+    let Some(committer) = &state.committer else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "this process takes no webhooks"));
+    };
+    let body = read(body, state.max_body_bytes).await?;
+    if shop.is_unsigned_ping(headers, &body) {
+        return Ok(Answer { status: "ignored", event_id: None, reason: Some("set-up ping") });
+    }
+    let received_at = state.clock.now();
+    let verified = shop.verify(headers, &body, received_at)?;
+    let delivery = match shop.receive(&verified)? {
+        Received::Ignored(reason) => return Ok(Answer { status: "ignored", event_id: None, reason: Some(reason) }),
+        Received::Delivery(delivery) => *delivery,
+    };
+    let event = NewEvent {
+        id: state.ids.next(received_at),
+        source: shop.source().name.clone(),
+        target: shop.source().target.clone(),
+        received_at,
+        delivery,
+    };
+    Ok(match committer.commit(event).await? {
+        StoreOutcome::Stored(id) => Answer { status: "accepted", event_id: Some(id), reason: None },
+        StoreOutcome::Duplicate(id) => Answer { status: "duplicate", event_id: Some(id), reason: None },
+    })
+}
+
+async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, Problem> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("the body is larger than {limit} bytes (MAX_BODY_BYTES)");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+        }
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body ended early")),
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let status = match rejection {
+            Rejection::Unauthorized => StatusCode::UNAUTHORIZED,
+            Rejection::Malformed(_) => StatusCode::BAD_REQUEST,
+            Rejection::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        };
+        Self::new(status, rejection.to_string())
+    }
+}
+
+impl From<CommitError> for Problem {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Overloaded | CommitError::Unavailable => {
+                Self::unavailable(error.to_string(), RETRY_AFTER_SECONDS)
+            }
+            CommitError::Refused => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The outbox: all SQL there is.
+//!
+//! It guarantees:
+//! - a delivery is stored once, and once it is stored its customer is due ([`Committer`], [`Outbox::store`]);
+//! - one worker at a time has a customer claimed ([`Outbox::claim`]), and only for as long as its lease lasts;
+//! - a result is written only by whoever holds the lease, all of it or nothing ([`Outbox::settle`]);
+//! - a change that arrives while its customer is claimed is not forgotten: every arrival counts up the
+//!   customer's `revision`, and settling leaves a customer due whose revision is not the one that was claimed.
+//!
+//! Deliveries are written once. What changes lives beside them: `waiting_customers` is the queue, one narrow
+//! row per customer with work waiting; `event_states` holds what became of an event. An event without a state
+//! is `pending`, or `in_flight` while its customer is claimed; people read all of it as `outbox_events`.
+//!
+//! Everything that replicas must agree on is decided by Postgres' clock. Statements take `$n::timestamptz` in
+//! its place, which is null but in tests that move time by hand.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::domain::Clock;
+
+mod claim;
+mod committer;
+mod settle;
+mod store;
+mod targets;
+mod wake;
+
+pub use claim::{ClaimedCustomer, Link, WaitingEvent};
+pub use committer::{CommitError, Committer};
+pub use settle::{Attempt, EventResult, LinkChange, LinkOrigin, Next, Settled, Settlement};
+pub use store::{NewEvent, StoreOutcome};
+pub use targets::{Budget, Grant, HoldReason, PROBE_INTERVAL};
+pub use wake::Wake;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// How long a claim lasts without renewal: the longest that a customer of a dead worker waits.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// What keeps the store from doing its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Away, overloaded, restarting: may pass by itself.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// Postgres cannot take the value (SQLSTATE class 22, or one of its limits): never passes by itself.
+    #[error("the database refuses the data: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// A row holds what nobody can have written.
+    #[error("the database holds something unreadable: {0}")]
+    Inconsistent(String),
+    /// The schema is older or newer than this program.
+    #[error("the migrations do not fit: {0}")]
+    Migrations(#[from] sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+        match (&error, code.as_deref()) {
+            // Class 22 is data; class 54 is a limit of Postgres, such as the length of an index entry.
+            (_, Some(code)) if code.starts_with("22") || code.starts_with("54") => Self::Refused(error),
+            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => Self::Inconsistent(error.to_string()),
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+/// The database, through one pool.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    pool: PgPool,
+    clock: Clock,
+}
+
+impl Outbox {
+    /// Prepares the pool; the first connection is made when it is needed.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the address.
+    pub fn new(database_url: &SecretString, max_connections: u32, clock: Clock) -> Result<Self, String> {
+        let options: PgConnectOptions = database_url
+            .expose_secret()
+            .parse()
+            .map_err(|_| "DATABASE_URL cannot be read: postgres://user:password@host:5432/database".to_owned())?;
+        let options = options
+            .application_name("flexportal-sync")
+            // Nothing here takes long; what does is stuck, and holds what others wait for.
+            .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(Duration::from_secs(3))
+            .connect_lazy_with(options);
+        Ok(Self { pool, clock })
+    }
+
+    /// The clock that this outbox tells Postgres to go by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Applies the migrations that are missing; several processes may do so at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Migrations`], also if the database is away.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        Ok(MIGRATIONS.run(&self.pool).await?)
+    }
+
+    /// How many migrations are missing in the database.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be asked.
+    pub async fn missing_migrations(&self) -> Result<usize, StoreError> {
+        let has_table = sqlx::query_scalar!(r#"select to_regclass('_sqlx_migrations') is not null as "has!""#)
+            .fetch_one(&self.pool)
+            .await?;
+        let applied = if has_table {
+            // Not checked at build time: the table is sqlx's own.
+            sqlx::query_scalar::<_, i64>("select count(*) from _sqlx_migrations where success")
+                .fetch_one(&self.pool)
+                .await?
+        } else {
+            0
+        };
+        Ok(MIGRATIONS.iter().count().saturating_sub(usize::try_from(applied).unwrap_or(0)))
+    }
+
+    /// The server's version, such as `15.18`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be reached.
+    pub async fn server_version(&self) -> Result<String, StoreError> {
+        let version = sqlx::query_scalar!(r#"select current_setting('server_version') as "version!""#)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(version)
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A duration as Postgres takes it, in seconds.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

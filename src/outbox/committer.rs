@@ -1,0 +1,130 @@
+//! Group commit: while one commit is under way, the next group gathers.
+//!
+//! Nobody waits for a timer: an event that arrives when nothing is under way is committed at once, and the
+//! busier it gets the larger the groups. The line is bounded; who does not fit in is told to come back.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{NewEvent, Outbox, StoreError, StoreOutcome};
+
+/// Deliveries in line at most.
+const MAX_WAITING: usize = 1024;
+/// Bytes of payload in line at most.
+const MAX_WAITING_BYTES: u32 = 64 * 1024 * 1024;
+/// Deliveries in one commit at most: beyond this the gain per row is gone and the wait is not.
+const MAX_GROUP: usize = 256;
+
+/// Why a delivery was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The line is full, or the service is leaving: come back later.
+    #[error("too many deliveries are waiting to be stored")]
+    Overloaded,
+    /// The database is away: come back later.
+    #[error("the database is unavailable")]
+    Unavailable,
+    /// Postgres cannot take this delivery, ever.
+    #[error("the database refuses the data")]
+    Refused,
+}
+
+struct Waiting {
+    event: NewEvent,
+    answer: oneshot::Sender<Result<StoreOutcome, CommitError>>,
+    _room: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Where intake hands its deliveries in.
+#[derive(Debug, Clone)]
+pub struct Committer {
+    line: mpsc::Sender<Waiting>,
+    room: Arc<tokio::sync::Semaphore>,
+}
+
+impl Committer {
+    /// Starts the task that commits; it ends when the last handle is gone and the line is empty.
+    ///
+    /// `committed` is called after each commit that stored something: the signal for a worker in this process.
+    #[must_use]
+    pub fn start(outbox: Outbox, committed: impl Fn() + Send + 'static) -> Self {
+        let (line, waiting) = mpsc::channel(MAX_WAITING);
+        tokio::spawn(commit_groups(outbox, waiting, committed));
+        Self { line, room: Arc::new(tokio::sync::Semaphore::new(MAX_WAITING_BYTES as usize)) }
+    }
+
+    /// Hands a delivery in and waits until it is committed.
+    ///
+    /// If the caller stops waiting, it is committed all the same.
+    ///
+    /// # Errors
+    /// [`CommitError`]; only after [`CommitError::Unavailable`] may it have been stored nevertheless.
+    pub async fn commit(&self, event: NewEvent) -> Result<StoreOutcome, CommitError> {
+        let size = u32::try_from(event.delivery.payload.len()).unwrap_or(MAX_WAITING_BYTES);
+        let room = self.room.clone().try_acquire_many_owned(size).map_err(|_| CommitError::Overloaded)?;
+        let (answer, outcome) = oneshot::channel();
+        self.line.try_send(Waiting { event, answer, _room: room }).map_err(|_| CommitError::Overloaded)?;
+        outcome.await.unwrap_or(Err(CommitError::Unavailable))
+    }
+
+    /// Whether a delivery would find room now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.line.capacity() > 0 && self.room.available_permits() > 0
+    }
+}
+
+async fn commit_groups(outbox: Outbox, mut line: mpsc::Receiver<Waiting>, committed: impl Fn()) {
+    let mut group = Vec::with_capacity(MAX_GROUP);
+    while line.recv_many(&mut group, MAX_GROUP).await > 0 {
+        if commit_group(&outbox, std::mem::take(&mut group)).await {
+            committed();
+        }
+    }
+}
+
+/// Commits a group and answers everybody in it; tells whether anything was stored.
+async fn commit_group(outbox: &Outbox, group: Vec<Waiting>) -> bool {
+    let (events, answers): (Vec<_>, Vec<_>) =
+        group.into_iter().map(|waiting| (waiting.event, (waiting.answer, waiting._room))).unzip();
+    let outcomes: Vec<_> = match outbox.store(&events).await {
+        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+        Err(StoreError::Refused(_)) if events.len() > 1 => {
+            // One of them spoils the statement: each for itself, so that it is the only one to be refused.
+            let mut outcomes = Vec::with_capacity(events.len());
+            for event in &events {
+                outcomes.push(outbox.store(std::slice::from_ref(event)).await.map(|outcome| outcome[0]));
+            }
+            outcomes.into_iter().map(|outcome| outcome.map_err(|error| reported(&error, 1))).collect()
+        }
+        Err(error) => {
+            let count = events.len();
+            events
+                .iter()
+                .enumerate()
+                .map(|(n, _)| Err(if n == 0 { reported(&error, count) } else { told(&error) }))
+                .collect()
+        }
+    };
+    let any_stored = outcomes.iter().any(|outcome| matches!(outcome, Ok(StoreOutcome::Stored(_))));
+    for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+        // Whoever stopped waiting will send it again and be told that it is a duplicate.
+        let _ = answer.send(outcome);
+    }
+    any_stored
+}
+
+fn reported(error: &StoreError, deliveries: usize) -> CommitError {
+    tracing::error!(error = %error, deliveries, "deliveries could not be stored; the shop was told to send them again");
+    told(error)
+}
+
+fn told(error: &StoreError) -> CommitError {
+    match error {
+        StoreError::Refused(_) => CommitError::Refused,
+        StoreError::Unavailable(_) | StoreError::Inconsistent(_) | StoreError::Migrations(_) => {
+            CommitError::Unavailable
+        }
+    }
+}

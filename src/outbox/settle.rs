@@ -1,0 +1,393 @@
+//! Writing what came of a claim: all of it in one transaction, and only while the lease holds.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+
+use super::{ClaimedCustomer, Outbox, StoreError, seconds};
+use crate::domain::{Acknowledged, EventId, EventStatus, FlexportalCustomerId};
+use crate::flexportal::Operation;
+
+/// Everything that came of one claim.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// What became of each event that got a word.
+    pub results: Vec<EventResult>,
+    /// The requests that were made.
+    pub attempts: Vec<Attempt>,
+    /// What is now known of the link.
+    pub link: LinkChange,
+    /// When the customer is looked at again.
+    pub next: Next,
+}
+
+/// What became of one event.
+#[derive(Debug, Clone)]
+pub struct EventResult {
+    /// The event.
+    pub event: EventId,
+    /// `Pending` for one that is tried again.
+    pub status: EventStatus,
+    /// Attempts that counted.
+    pub attempts: u32,
+    /// FlexPortal's last answer.
+    pub http_status: Option<u16>,
+    /// FlexPortal's error code, or our own word.
+    pub error_code: Option<String>,
+    /// The error, for people.
+    pub error: Option<String>,
+    /// What could not be sent.
+    pub warnings: Vec<String>,
+    /// Who it was in FlexPortal.
+    pub flexportal_id: Option<FlexportalCustomerId>,
+    /// The newer event that spoke for all of it.
+    pub superseded_by: Option<EventId>,
+    /// Whether this is the last word.
+    pub is_final: bool,
+}
+
+/// One request, as recorded.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The newest event that it was made for.
+    pub event: EventId,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// Which request.
+    pub operation: Operation,
+    /// When it was sent.
+    pub started_at: DateTime<Utc>,
+    /// Until the answer was read.
+    pub duration: Duration,
+    /// The body sent.
+    pub request_body: Option<String>,
+    /// Status of the answer.
+    pub http_status: Option<u16>,
+    /// FlexPortal's error code, or our own word.
+    pub error_code: Option<String>,
+    /// The error, for people.
+    pub error: Option<String>,
+    /// The answer, cut.
+    pub response_body: Option<String>,
+}
+
+/// Where a link comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkOrigin {
+    /// The event carried FlexPortal's id.
+    Event,
+    /// Found by e-mail.
+    Lookup,
+}
+
+impl LinkOrigin {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
+/// What to do with the link.
+#[derive(Debug, Clone)]
+pub enum LinkChange {
+    /// Leave it.
+    Keep,
+    /// FlexPortal does not know this id (any more).
+    Drop,
+    /// Found, but nothing acknowledged yet.
+    Found {
+        /// FlexPortal's id.
+        flexportal_id: FlexportalCustomerId,
+        /// How it was found.
+        origin: LinkOrigin,
+    },
+    /// FlexPortal acknowledged something, or there was nothing new to say.
+    Acknowledged {
+        /// FlexPortal's id.
+        flexportal_id: FlexportalCustomerId,
+        /// How it was found; `None` if the link was there.
+        origin: Option<LinkOrigin>,
+        /// What is acknowledged now.
+        acknowledged: Acknowledged,
+        /// Shop's time of the newest change in it.
+        occurred_at: DateTime<Utc>,
+        /// When FlexPortal acknowledged; `None` if nothing was sent.
+        synced_at: Option<DateTime<Utc>>,
+    },
+}
+
+/// When the customer is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Not before something new arrives.
+    Done,
+    /// After this time, or when something new arrives.
+    In(Duration),
+}
+
+/// Whether the results counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Written.
+    Written,
+    /// The lease had ended and another worker took over: its word counts, nothing was written.
+    LeaseLost,
+}
+
+impl Outbox {
+    /// Writes what came of a claim and gives the customer back.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was written and the lease runs out by itself.
+    pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let released = self.release(&mut transaction, claimed, settlement.next).await?;
+        if !released {
+            return Ok(Settled::LeaseLost);
+        }
+        write_results(&mut transaction, &settlement.results, self.clock.for_postgres()).await?;
+        write_attempts(&mut transaction, &settlement.attempts).await?;
+        write_link(&mut transaction, claimed, &settlement.link).await?;
+        transaction.commit().await?;
+        Ok(Settled::Written)
+    }
+
+    /// Gives a customer back: gone if all is done, due at once if something arrived since the claim.
+    async fn release(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        claimed: &ClaimedCustomer,
+        next: Next,
+    ) -> Result<bool, StoreError> {
+        if next == Next::Done {
+            let deleted = sqlx::query!(
+                r#"
+                delete from waiting_customers
+                where source = $1
+                  and shop_customer_id = $2
+                  and lease_id = $3
+                  and revision = $4              -- nothing arrived since
+                "#,
+                claimed.source.as_str(),
+                claimed.customer.as_str(),
+                claimed.lease_id(),
+                claimed.revision,
+            )
+            .execute(&mut *connection)
+            .await?;
+            if deleted.rows_affected() == 1 {
+                return Ok(true);
+            }
+        }
+        let delay = match next {
+            Next::Done => Duration::ZERO,
+            Next::In(delay) => delay,
+        };
+        let released = sqlx::query!(
+            r#"
+            update waiting_customers
+            set lease_id = null,
+                lease_expires_at = null,
+                attempts = 0,
+                due_at = moment.now + case
+                    when revision = $4 then make_interval(secs => $6)
+                    else interval '0'            -- something arrived since: at once
+                end
+            from (select coalesce($5::timestamptz, clock_timestamp()) as now) moment
+            where source = $1
+              and shop_customer_id = $2
+              and lease_id = $3                  -- else another worker took over after our lease ended
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            claimed.lease_id(),
+            claimed.revision,
+            self.clock.for_postgres(),
+            seconds(delay),
+        )
+        .execute(connection)
+        .await?;
+        Ok(released.rows_affected() == 1)
+    }
+}
+
+async fn write_results(
+    connection: &mut sqlx::PgConnection,
+    results: &[EventResult],
+    now: Option<DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    if results.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = results.iter().map(|result| result.event.0).collect();
+    let statuses: Vec<_> = results.iter().map(|result| result.status.as_str().to_owned()).collect();
+    let attempts: Vec<_> = results.iter().map(|result| i32::try_from(result.attempts).unwrap_or(i32::MAX)).collect();
+    let http: Vec<_> = results.iter().map(|result| result.http_status.map(i32::from)).collect();
+    let codes: Vec<_> = results.iter().map(|result| result.error_code.clone()).collect();
+    let errors: Vec<_> = results.iter().map(|result| result.error.clone()).collect();
+    let warnings: Vec<_> = results.iter().map(|result| serde_json::json!(result.warnings)).collect();
+    let found: Vec<_> =
+        results.iter().map(|result| result.flexportal_id.as_ref().map(|id| id.as_str().to_owned())).collect();
+    let superseded: Vec<_> = results.iter().map(|result| result.superseded_by.map(|id| id.0)).collect();
+    let finals: Vec<_> = results.iter().map(|result| result.is_final).collect();
+    sqlx::query!(
+        r#"
+        insert into event_states as state (
+            event_id, status, attempts, last_http_status, last_error_code, last_error,
+            warnings, flexportal_customer_id, superseded_by, finished_at
+        )
+        select
+            event_id, status, attempts, http_status, error_code, error,
+            array(select jsonb_array_elements_text(warnings)), flexportal_customer_id, superseded_by,
+            case when is_final then coalesce($11::timestamptz, clock_timestamp()) end
+        from unnest(
+            $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
+            $7::jsonb[], $8::text[], $9::uuid[], $10::boolean[]
+        ) as result (
+            event_id, status, attempts, http_status, error_code, error,
+            warnings, flexportal_customer_id, superseded_by, is_final
+        )
+        on conflict (event_id) do update
+        set status = excluded.status,
+            attempts = excluded.attempts,
+            last_http_status = excluded.last_http_status,
+            last_error_code = excluded.last_error_code,
+            last_error = excluded.last_error,
+            warnings = excluded.warnings,
+            flexportal_customer_id = excluded.flexportal_customer_id,
+            superseded_by = excluded.superseded_by,
+            finished_at = excluded.finished_at
+        where state.finished_at is null          -- closed by a person meanwhile: that stands
+        "#,
+        &ids,
+        &statuses,
+        &attempts,
+        &http as _,
+        &codes as _,
+        &errors as _,
+        &warnings,
+        &found as _,
+        &superseded as _,
+        &finals,
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_attempts(connection: &mut sqlx::PgConnection, attempts: &[Attempt]) -> Result<(), StoreError> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let milliseconds = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
+    let events: Vec<_> = attempts.iter().map(|attempt| attempt.event.0).collect();
+    let numbers: Vec<_> = attempts.iter().map(|attempt| i32::try_from(attempt.attempt).unwrap_or(i32::MAX)).collect();
+    let operations: Vec<_> = attempts.iter().map(|attempt| attempt.operation.as_str().to_owned()).collect();
+    let started: Vec<_> = attempts.iter().map(|attempt| attempt.started_at).collect();
+    let durations: Vec<_> = attempts.iter().map(milliseconds).collect();
+    let requests: Vec<_> = attempts.iter().map(|attempt| attempt.request_body.clone()).collect();
+    let http: Vec<_> = attempts.iter().map(|attempt| attempt.http_status.map(i32::from)).collect();
+    let codes: Vec<_> = attempts.iter().map(|attempt| attempt.error_code.clone()).collect();
+    let errors: Vec<_> = attempts.iter().map(|attempt| attempt.error.clone()).collect();
+    let responses: Vec<_> = attempts.iter().map(|attempt| attempt.response_body.clone()).collect();
+    sqlx::query!(
+        r#"
+        insert into sync_attempts (
+            event_id, attempt, operation, started_at, duration_ms, request_body,
+            http_status, error_code, error, response_body
+        )
+        select
+            event_id, attempt, operation, started_at, duration_ms, request_body::jsonb,
+            http_status, error_code, error, response_body
+        from unnest(
+            $1::uuid[], $2::integer[], $3::text[], $4::timestamptz[], $5::integer[], $6::text[],
+            $7::integer[], $8::text[], $9::text[], $10::text[]
+        ) with ordinality as request (
+            event_id, attempt, operation, started_at, duration_ms, request_body,
+            http_status, error_code, error, response_body, position
+        )
+        order by position
+        "#,
+        &events,
+        &numbers,
+        &operations,
+        &started,
+        &durations,
+        &requests as _,
+        &http as _,
+        &codes as _,
+        &errors as _,
+        &responses as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_link(
+    connection: &mut sqlx::PgConnection,
+    claimed: &ClaimedCustomer,
+    change: &LinkChange,
+) -> Result<(), StoreError> {
+    let (source, customer) = (claimed.source.as_str(), claimed.customer.as_str());
+    match change {
+        LinkChange::Keep => {}
+        LinkChange::Drop => {
+            sqlx::query!("delete from customer_links where source = $1 and shop_customer_id = $2", source, customer)
+                .execute(connection)
+                .await?;
+        }
+        LinkChange::Found { flexportal_id, origin } => {
+            sqlx::query!(
+                r#"
+                insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin)
+                values ($1, $2, $3, $4)
+                on conflict (source, shop_customer_id) do update
+                set flexportal_customer_id = excluded.flexportal_customer_id,
+                    origin = excluded.origin,
+                    acknowledged = '{}',         -- what another customer acknowledged says nothing of this one
+                    last_synced_at = null,
+                    last_occurred_at = null
+                where customer_links.flexportal_customer_id <> excluded.flexportal_customer_id
+                "#,
+                source,
+                customer,
+                flexportal_id.as_str(),
+                origin.as_str(),
+            )
+            .execute(connection)
+            .await?;
+        }
+        LinkChange::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } => {
+            sqlx::query!(
+                r#"
+                insert into customer_links as link (
+                    source, shop_customer_id, flexportal_customer_id, origin,
+                    last_synced_at, last_occurred_at, acknowledged
+                )
+                values ($1, $2, $3, coalesce($4, 'event'), $5, $6, $7)
+                on conflict (source, shop_customer_id) do update
+                set flexportal_customer_id = excluded.flexportal_customer_id,
+                    origin = coalesce($4, link.origin),
+                    last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
+                    last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
+                    acknowledged = excluded.acknowledged
+                "#,
+                source,
+                customer,
+                flexportal_id.as_str(),
+                origin.map(LinkOrigin::as_str),
+                *synced_at,
+                occurred_at,
+                Json(acknowledged) as _,
+            )
+            .execute(connection)
+            .await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Storing deliveries: many rows, one statement, one commit.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+
+use super::{Outbox, StoreError};
+use crate::domain::{EventId, SourceName, TargetName};
+use crate::shops::Delivery;
+
+/// A delivery on its way into the outbox.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The id it will have.
+    pub id: EventId,
+    /// The shop it came from.
+    pub source: SourceName,
+    /// The tenant it goes to.
+    pub target: TargetName,
+    /// When it arrived.
+    pub received_at: DateTime<Utc>,
+    /// What the shop sent.
+    pub delivery: Delivery,
+}
+
+/// What became of one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// Stored and committed.
+    Stored(EventId),
+    /// Stored before, as this event.
+    Duplicate(EventId),
+}
+
+impl Outbox {
+    /// Stores deliveries, makes their customers due and wakes the workers, in one commit.
+    ///
+    /// The outcomes stand in the order of the events.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of it was stored.
+    pub async fn store(&self, events: &[NewEvent]) -> Result<Vec<StoreOutcome>, StoreError> {
+        // Two processes that store the same rows take the locks in the same order.
+        let mut sorted: Vec<_> = events.iter().collect();
+        sorted.sort_by(|a, b| {
+            (&a.source, &a.delivery.delivery_id, a.id).cmp(&(&b.source, &b.delivery.delivery_id, b.id))
+        });
+        let column =
+            |text: fn(&NewEvent) -> &str| sorted.iter().map(|event| text(event).to_owned()).collect::<Vec<_>>();
+        let optional = |text: fn(&NewEvent) -> Option<&str>| {
+            sorted.iter().map(|event| text(event).map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let ids: Vec<_> = sorted.iter().map(|event| event.id.0).collect();
+        let occurred: Vec<_> = sorted.iter().map(|e| e.delivery.occurred_at.unwrap_or(e.received_at)).collect();
+        let received: Vec<_> = sorted.iter().map(|event| event.received_at).collect();
+        // An array of arrays has to be rectangular in Postgres: the warnings travel as JSON.
+        let warnings: Vec<_> = sorted.iter().map(|event| serde_json::json!(event.delivery.warnings)).collect();
+
+        let stored = sqlx::query_scalar!(
+            r#"
+            with incoming as (
+                select *
+                from unnest(
+                    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                    $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::text[]
+                ) as event (
+                    id, source, target, delivery_id, topic, shop_customer_id, email, concerns,
+                    occurred_at, received_at, warnings, payload
+                )
+            ),
+            stored as (
+                insert into deliveries (
+                    id, source, delivery_id, topic, shop_customer_id, email, concerns,
+                    occurred_at, received_at, intake_warnings, payload
+                )
+                select
+                    id, source, delivery_id, topic, shop_customer_id, email, concerns,
+                    occurred_at, received_at, array(select jsonb_array_elements_text(warnings)), payload::jsonb
+                from incoming
+                on conflict (source, delivery_id) do nothing
+                returning id, source, shop_customer_id, concerns
+            ),
+            due as (
+                insert into waiting_customers as waiting (source, shop_customer_id, target, due_at, first_event_id)
+                select
+                    stored.source,
+                    stored.shop_customer_id,
+                    max(incoming.target),
+                    coalesce($13::timestamptz, clock_timestamp()),
+                    (array_agg(stored.id order by stored.id))[1]         -- there is no min(uuid) before Postgres 18
+                from stored
+                join incoming using (id)
+                where stored.concerns = 'customer'
+                group by stored.source, stored.shop_customer_id
+                order by stored.source, stored.shop_customer_id          -- locks in one order, as above
+                on conflict (source, shop_customer_id) do update
+                set target = excluded.target,
+                    due_at = least(waiting.due_at, excluded.due_at),     -- what waits for a retry goes out with it
+                    first_event_id = least(waiting.first_event_id, excluded.first_event_id),
+                    revision = waiting.revision + 1
+                returning target
+            ),
+            woken as (
+                select count(pg_notify('flexportal_sync', ''))           -- one per commit, delivered with it
+                from (select from due limit 1) as any_due
+            )
+            select stored.id as "id!"
+            from stored, woken
+            "#,
+            &ids,
+            &column(|event| event.source.as_str()),
+            &column(|event| event.target.as_str()),
+            &column(|event| event.delivery.delivery_id.as_str()),
+            &column(|event| &event.delivery.topic),
+            &optional(|event| event.delivery.customer.as_ref().map(crate::domain::ShopCustomerId::as_str)) as _,
+            &optional(|event| event.delivery.email.as_deref()) as _,
+            &column(|event| event.delivery.concerns.as_str()),
+            &occurred,
+            &received,
+            &warnings,
+            &column(|event| &event.delivery.payload),
+            self.clock.for_postgres(),
+        )
+        .fetch_all(&self.pool)
+        .await?;
+
+        let duplicates: Vec<_> = sorted.iter().filter(|event| !stored.contains(&event.id.0)).collect();
+        let first = self.first_of(&duplicates).await?;
+        Ok(events
+            .iter()
+            .map(|event| match first.get(&(event.source.as_str(), event.delivery.delivery_id.as_str())) {
+                Some(first) if *first != event.id => StoreOutcome::Duplicate(*first),
+                _ => StoreOutcome::Stored(event.id),
+            })
+            .collect())
+    }
+
+    /// The events that duplicates are duplicates of; asked apart, since a statement does not see what another
+    /// one committed while it ran.
+    async fn first_of<'a>(
+        &self,
+        duplicates: &[&&'a NewEvent],
+    ) -> Result<HashMap<(&'a str, &'a str), EventId>, StoreError> {
+        if duplicates.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let sources: Vec<_> = duplicates.iter().map(|event| event.source.as_str().to_owned()).collect();
+        let deliveries: Vec<_> =
+            duplicates.iter().map(|event| event.delivery.delivery_id.as_str().to_owned()).collect();
+        let rows = sqlx::query!(
+            r#"
+            select d.id as "id: EventId", d.source, d.delivery_id
+            from unnest($1::text[], $2::text[]) as duplicate (source, delivery_id)
+            join deliveries d using (source, delivery_id)
+            "#,
+            &sources,
+            &deliveries,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(duplicates
+            .iter()
+            .filter_map(|event| {
+                let key = (event.source.as_str(), event.delivery.delivery_id.as_str());
+                let row = rows.iter().find(|row| (row.source.as_str(), row.delivery_id.as_str()) == key)?;
+                Some((key, row.id))
+            })
+            .collect())
+    }
+}

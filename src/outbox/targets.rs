@@ -1,0 +1,260 @@
+//! The request budget that all replicas share, and pauses: one row per target.
+//!
+//! Requests have places on a line of time, evenly spaced; `budget_used_until` is the end of the last place
+//! taken. A place may be used a burst early. With a burst of a tenth of the limit and the rest spread over the
+//! minute, no 60 seconds see more than the limit, restarts and replicas included (the generic cell rate
+//! algorithm).
+
+use std::time::Duration;
+
+use super::{Outbox, StoreError, seconds};
+use crate::config::Source;
+use crate::domain::TargetName;
+
+/// A target's limit, as spacing and burst.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// Between two requests.
+    spacing: Duration,
+    /// How early a place may be used.
+    early: Duration,
+}
+
+/// Leave to make requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// How many, at once.
+    pub requests: u32,
+    /// Whether this is the one request that finds out if a pause is over.
+    pub is_probe: bool,
+    /// Whether the target is held: a rate limit's answer, or refused credentials.
+    pub is_held: bool,
+    /// Where none is left: how long until there may be one.
+    pub wait: Option<Duration>,
+}
+
+/// Why a target is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldReason {
+    /// 429: until the time FlexPortal asked for.
+    RateLimited,
+    /// 401 or 403: probed until somebody mends the credentials.
+    Refused,
+}
+
+impl HoldReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Between two probes of a target that refuses our credentials.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+impl Budget {
+    /// A tenth of the limit at once, the rest evenly spaced; `None` for no limit.
+    #[must_use]
+    pub fn per_minute(limit: u32) -> Option<Self> {
+        if limit == 0 {
+            return None;
+        }
+        let burst = (limit / 10).max(1);
+        // A limit of 1 has no room for a burst beside it: the whole minute between two requests.
+        let spread = (limit - burst).max(1);
+        let spacing = Duration::from_secs(60).div_f64(f64::from(spread));
+        Some(Self { spacing, early: spacing * (burst - 1) })
+    }
+}
+
+impl Outbox {
+    /// Notes the configured sources and targets, and moves work that waits for a source to its target.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn register(&self, sources: &[&Source], targets: &[TargetName]) -> Result<(), StoreError> {
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str().to_owned()).collect();
+        let kinds: Vec<_> = sources.iter().map(|source| source.kind.as_str().to_owned()).collect();
+        let of: Vec<_> = sources.iter().map(|source| source.target.as_str().to_owned()).collect();
+        let targets: Vec<_> = targets.iter().map(|target| target.as_str().to_owned()).collect();
+        sqlx::query!("insert into targets (name) select unnest($1::text[]) on conflict do nothing", &targets)
+            .execute(&self.pool)
+            .await?;
+        sqlx::query!(
+            r#"
+            with configured as (
+                insert into sources (name, kind, target)
+                select * from unnest($1::text[], $2::text[], $3::text[])
+                on conflict (name) do update set kind = excluded.kind, target = excluded.target
+                returning name, target
+            )
+            update waiting_customers waiting
+            set target = configured.target
+            from configured
+            where waiting.source = configured.name
+              and waiting.target <> configured.target
+            "#,
+            &names,
+            &kinds,
+            &of,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Asks for leave to make up to `wanted` requests to a target now.
+    ///
+    /// Leave that is not used is given back by [`Outbox::give_back`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn take_budget(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        wanted: u32,
+    ) -> Result<Grant, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            with held as (
+                select
+                    name,
+                    moment.now,
+                    coalesce(held_until > moment.now, false) as is_held,
+                    coalesce(held_until <= moment.now and hold_reason = 'refused', false) as is_probe,
+                    held_until,
+                    greatest(budget_used_until, moment.now) as used_until
+                from targets, (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
+                where name = $1
+                for update of targets
+            ),
+            granted as (
+                select
+                    *,
+                    case
+                        when is_held then 0
+                        when $4::float8 = 0 then case when is_probe then 1 else $3::integer end
+                        else least(
+                            case when is_probe then 1 else $3 end,
+                            greatest(0, floor((extract(epoch from now - used_until)::float8 + $5::float8) / $4::float8 + 1 + 1e-6)::integer)
+                        )
+                    end as requests
+                from held
+            ),
+            taken as (
+                update targets
+                set budget_used_until = granted.used_until + make_interval(secs => granted.requests * $4::float8),
+                    held_until = case
+                        -- one probe at a time: the next, if this one does not end the pause, comes in turn
+                        when granted.is_probe and granted.requests > 0 then granted.now + make_interval(secs => $6)
+                        -- a rate limit's hold that is over
+                        when not granted.is_held and not granted.is_probe then null
+                        else targets.held_until
+                    end,
+                    hold_reason = case when not granted.is_held and not granted.is_probe then null else targets.hold_reason end
+                from granted
+                where targets.name = granted.name
+                  and (granted.requests > 0 and ($4::float8 > 0 or granted.held_until is not null))
+            )
+            select
+                requests as "requests!",
+                is_probe as "is_probe!",
+                is_held as "is_held!",
+                case
+                    when is_held then extract(epoch from held_until - now)::float8
+                    when requests = 0 then extract(epoch from used_until - now)::float8 - $5::float8
+                end as wait
+            from granted
+            "#,
+            target.as_str(),
+            self.clock.for_postgres(),
+            i32::try_from(wanted).unwrap_or(i32::MAX),
+            budget.map_or(0.0, |budget| seconds(budget.spacing)),
+            budget.map_or(0.0, |budget| seconds(budget.early)),
+            seconds(PROBE_INTERVAL),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Grant {
+            requests: u32::try_from(row.requests).unwrap_or(0),
+            is_probe: row.is_probe,
+            is_held: row.is_held,
+            wait: row.wait.map(|wait| Duration::try_from_secs_f64(wait).unwrap_or_default()),
+        })
+    }
+
+    /// Gives back leave that was not used.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn give_back(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        requests: u32,
+    ) -> Result<(), StoreError> {
+        let Some(budget) = budget.filter(|_| requests > 0) else { return Ok(()) };
+        sqlx::query!(
+            "update targets set budget_used_until = budget_used_until - make_interval(secs => $2) where name = $1",
+            target.as_str(),
+            seconds(budget.spacing) * f64::from(requests),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Holds a target: no request before the time is over.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"
+            update targets
+            set held_until = greatest(held_until, coalesce($4::timestamptz, clock_timestamp()) + make_interval(secs => $3)),
+                -- credentials outweigh a rate limit: that pause ends by a probe
+                hold_reason = case when hold_reason = 'refused' then hold_reason else $2 end
+            where name = $1
+            "#,
+            target.as_str(),
+            reason.as_str(),
+            seconds(wait),
+            self.clock.for_postgres(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Ends a pause for refused credentials: they were taken.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update targets set held_until = null, hold_reason = null where name = $1 and hold_reason = 'refused'",
+            target.as_str(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_comes_at_once_and_the_rest_evenly() {
+        let budget = Budget::per_minute(100).expect("limited");
+        assert_eq!(budget.spacing, Duration::from_secs(60).div_f64(90.0));
+        assert_eq!(budget.early, budget.spacing * 9);
+        assert_eq!(Budget::per_minute(0), None);
+        assert_eq!(Budget::per_minute(1).expect("limited").spacing, Duration::from_secs(60));
+    }
+}

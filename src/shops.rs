@@ -1,0 +1,264 @@
+//! Shops: who may speak ([`verify`]) and what they said ([`receive`], [`read`]).
+//!
+//! A body stays bytes until its signature holds: [`Verified`] has no public constructor, and only a
+//! [`Verified`] can be parsed. Adapters know their shop's headers, topics and payload, nothing of FlexPortal's
+//! API and nothing of storage.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
+
+use crate::config::StatusPolicy;
+use crate::config::{ShopKind, Source};
+use crate::domain::{CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId};
+
+mod generic;
+pub mod headers;
+pub mod json;
+mod shopify;
+pub mod signature;
+mod woocommerce;
+
+use signature::Keys;
+
+/// Why a delivery is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// Signature missing, wrong, or stale; which of them is nobody's business.
+    #[error("the signature is missing or wrong")]
+    Unauthorized,
+    /// The body is not what such a delivery holds.
+    #[error("{0}")]
+    Malformed(String),
+    /// The body's type or encoding cannot be read.
+    #[error("{0}")]
+    UnsupportedMediaType(String),
+}
+
+impl Rejection {
+    fn malformed(what: impl Into<String>) -> Self {
+        Self::Malformed(what.into())
+    }
+}
+
+/// A configured shop with its keys ready.
+#[derive(Debug, Clone)]
+pub struct Shop {
+    source: Source,
+    keys: Keys,
+}
+
+/// A delivery whose signature held.
+#[derive(Debug)]
+pub struct Verified<'a> {
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+    delivery_id: Option<&'a str>,
+}
+
+/// What a delivery turned out to be.
+#[derive(Debug)]
+pub enum Received {
+    /// To be stored.
+    Delivery(Box<Delivery>),
+    /// Nothing to sync, for this reason.
+    Ignored(&'static str),
+}
+
+/// A delivery as it is stored.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Tells it from others of its source.
+    pub delivery_id: DeliveryId,
+    /// The shop's own word for what happened.
+    pub topic: String,
+    /// Whose change it is; none for a privacy request that names nobody by id.
+    pub customer: Option<ShopCustomerId>,
+    /// The customer's e-mail, if given.
+    pub email: Option<String>,
+    /// When the shop says it happened.
+    pub occurred_at: Option<DateTime<Utc>>,
+    /// A change to sync, or a privacy request.
+    pub concerns: Concerns,
+    /// The body, as JSON that Postgres takes.
+    pub payload: String,
+    /// What had to be changed in it for that.
+    pub warnings: Vec<String>,
+}
+
+/// What a delivery is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concerns {
+    /// A change of a customer, to be synced.
+    Customer,
+    /// A request for data or erasure, kept for a person.
+    Privacy,
+}
+
+impl Concerns {
+    /// The word as stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Customer => "customer",
+            Self::Privacy => "privacy",
+        }
+    }
+}
+
+/// What an adapter makes of a body, before it is bound to a delivery.
+enum Content {
+    Change(Box<CustomerEvent>),
+    Privacy { customer: Option<ShopCustomerId>, email: Option<String> },
+    Ignored(&'static str),
+}
+
+impl Shop {
+    /// Prepares a configured source.
+    ///
+    /// # Errors
+    /// The source's name and what is wrong with its secret.
+    pub fn new(source: Source) -> Result<Self, String> {
+        let keys =
+            Keys::new(source.kind, &source.secrets).map_err(|fault| format!("source `{}`: {fault}", source.name))?;
+        Ok(Self { source, keys })
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Whether this is the set-up ping that `WooCommerce` sends unsigned, as a form with one number in it.
+    ///
+    /// `WooCommerce` `class-wc-webhook.php`, `deliver_ping`: anything but 200 leaves the webhook pending.
+    #[must_use]
+    pub fn is_unsigned_ping(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+        self.source.kind == ShopKind::WooCommerce && woocommerce::is_ping(headers, body)
+    }
+
+    /// Checks the signature on the raw bytes, in constant time.
+    ///
+    /// # Errors
+    /// [`Rejection::Unauthorized`] if it is missing, wrong or stale.
+    pub fn verify<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        body: &'a [u8],
+        now: DateTime<Utc>,
+    ) -> Result<Verified<'a>, Rejection> {
+        let delivery_id = match self.source.kind {
+            ShopKind::Shopify => shopify::verify(&self.keys, headers, body)?,
+            ShopKind::WooCommerce => woocommerce::verify(&self.keys, headers, body)?,
+            ShopKind::Generic => generic::verify(&self.keys, headers, body, now)?,
+        };
+        Ok(Verified { headers, body, delivery_id })
+    }
+
+    /// Reads a verified delivery.
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] if it is not JSON, names no customer, or does not fit its topic.
+    pub fn receive(&self, verified: &Verified<'_>) -> Result<Received, Rejection> {
+        headers::require_json(verified.headers)?;
+        let json::Mended { text, warnings } = json::mend(verified.body)?;
+        let topic = match self.source.kind {
+            ShopKind::Shopify => shopify::topic(verified.headers)?,
+            ShopKind::WooCommerce => woocommerce::topic(verified.headers)?,
+            ShopKind::Generic => generic::topic(&text)?,
+        };
+        let delivery = |customer, email, occurred_at, concerns, topic, text| {
+            Received::Delivery(Box::new(Delivery {
+                delivery_id: self.delivery_id(verified),
+                topic,
+                customer,
+                email,
+                occurred_at,
+                concerns,
+                payload: text,
+                warnings,
+            }))
+        };
+        Ok(match self.content(&topic, &text)? {
+            Content::Ignored(why) => Received::Ignored(why),
+            Content::Privacy { customer, email } => delivery(customer, email, None, Concerns::Privacy, topic, text),
+            Content::Change(event) => {
+                let occurred_at = event.occurred_at.or_else(|| self.triggered_at(verified.headers));
+                let email = event.email().map(str::to_owned);
+                delivery(Some(event.customer), email, occurred_at, Concerns::Customer, topic, text)
+            }
+        })
+    }
+
+    /// Reads a stored change again, under today's policies.
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] if it cannot be read (any more).
+    pub fn read(&self, topic: &str, payload: &str) -> Result<CustomerEvent, Rejection> {
+        match self.content(topic, payload)? {
+            Content::Change(event) => Ok(*event),
+            Content::Privacy { .. } | Content::Ignored(_) => {
+                Err(Rejection::malformed(format!("`{topic}` is not a change of a customer")))
+            }
+        }
+    }
+
+    fn content(&self, topic: &str, text: &str) -> Result<Content, Rejection> {
+        match self.source.kind {
+            ShopKind::Shopify => shopify::content(&self.source, topic, text),
+            ShopKind::WooCommerce => woocommerce::content(&self.source, topic, text),
+            ShopKind::Generic => generic::content(&self.source, topic, text),
+        }
+    }
+
+    fn triggered_at(&self, headers: &HeaderMap) -> Option<DateTime<Utc>> {
+        match self.source.kind {
+            ShopKind::Shopify => shopify::triggered_at(headers),
+            ShopKind::WooCommerce | ShopKind::Generic => None,
+        }
+    }
+
+    /// The shop's delivery id where it is unique; joined by the body's digest where it is not, and the digest
+    /// alone where there is none or one too long to be indexed.
+    fn delivery_id(&self, verified: &Verified<'_>) -> DeliveryId {
+        let given = verified.delivery_id.and_then(|id| DeliveryId::parse(id).ok());
+        let digest = || signature::sha256_hex(verified.body);
+        let text = match (given, self.source.kind) {
+            (Some(id), ShopKind::Shopify | ShopKind::Generic) => return id,
+            (Some(id), ShopKind::WooCommerce) => format!("{id}:{}", digest()),
+            (None, _) => format!("sha256:{}", digest()),
+        };
+        DeliveryId::parse(text).unwrap_or_else(|_| DeliveryId::sha256(&digest()))
+    }
+}
+
+fn rfc3339(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
+}
+
+fn full_name(first: Option<String>, last: Option<String>) -> Option<String> {
+    match (first, last) {
+        (Some(first), Some(last)) => Some(format!("{first} {last}")),
+        (first, last) => first.or(last),
+    }
+}
+
+fn say_text(says: &mut BTreeMap<Field, Said>, field: Field, text: json::Text) {
+    let said = match text {
+        json::Text::Absent => return,
+        json::Text::Empty => Said::Nothing,
+        json::Text::Value(text) => Said::Value(FieldValue::Text(text)),
+    };
+    says.insert(field, said);
+}
+
+fn say_deleted(source: &Source, event: &mut CustomerEvent) {
+    match source.policies.on_delete {
+        StatusPolicy::Inactive => {
+            event.says.insert(Field::Status, Said::Value(FieldValue::Status(CustomerStatus::Inactive)));
+        }
+        StatusPolicy::Ignore => event.says.clear(),
+    }
+}

@@ -1,0 +1,387 @@
+//! JSON that anybody may have written, made fit for Postgres and read without trusting it.
+//!
+//! Postgres' `jsonb` refuses what is good JSON: `\u0000`, lone surrogates, numbers out of the range of
+//! `numeric`. A delivery must not be lost for that, so such characters become U+FFFD and such numbers become
+//! strings; both are noted on the event. Everything else is stored as received, numbers digit for digit.
+
+use std::borrow::Cow;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::Rejection;
+use crate::domain::{FlexportalCustomerId, ShopCustomerId};
+
+/// Deeper bodies are refused: Postgres parses recursively, and no shop comes near.
+const MAX_DEPTH: usize = 128;
+/// A double's range; Postgres would write a larger exponent out in full, to 131,072 digits.
+const MAX_EXPONENT: u32 = 308;
+/// Longer numbers become strings; Postgres keeps at most 16,383 digits after the point.
+const MAX_NUMBER_LENGTH: usize = 300;
+
+/// A body as Postgres takes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// The JSON.
+    pub text: String,
+    /// What had to be changed.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a body fit for `jsonb`, changing as little as possible.
+///
+/// # Errors
+/// [`Rejection::Malformed`] if it is not JSON in UTF-8, or nested too deeply.
+pub fn mend(body: &[u8]) -> Result<Mended, Rejection> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let text = std::str::from_utf8(body).map_err(|_| Rejection::malformed("the body is not UTF-8"))?;
+    serde_json::from_str::<&RawValue>(text).map_err(|error| not_json(&error))?;
+
+    let mut mending = Mending { text, done: 0, mended: String::new(), characters: 0, numbers: 0 };
+    mending.run()?;
+    let mut warnings = Vec::new();
+    if mending.characters > 0 {
+        warnings.push(format!(
+            "{} characters that cannot be stored (NUL, lone surrogates) became U+FFFD",
+            mending.characters
+        ));
+    }
+    if mending.numbers > 0 {
+        warnings.push(format!("{} numbers too large to be stored became strings", mending.numbers));
+    }
+    Ok(Mended { text: mending.finish(), warnings })
+}
+
+fn not_json(error: &serde_json::Error) -> Rejection {
+    // The error's own text could quote the body.
+    Rejection::malformed(format!("the body is not JSON (line {}, column {})", error.line(), error.column()))
+}
+
+/// One pass over valid JSON that copies it, mending as it goes.
+struct Mending<'a> {
+    text: &'a str,
+    /// Everything before has been copied to `mended`.
+    done: usize,
+    mended: String,
+    characters: usize,
+    numbers: usize,
+}
+
+impl Mending<'_> {
+    fn run(&mut self) -> Result<(), Rejection> {
+        let bytes = self.text.as_bytes();
+        let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
+        while at < bytes.len() {
+            match bytes[at] {
+                b'"' => in_string = !in_string,
+                b'\\' => {
+                    at = self.escape(at);
+                    continue;
+                }
+                _ if in_string => {}
+                b'{' | b'[' => {
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        return Err(Rejection::malformed(format!("the body is nested deeper than {MAX_DEPTH} levels")));
+                    }
+                }
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                b'-' | b'0'..=b'9' => {
+                    at = self.number(at);
+                    continue;
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// Passes an escape at `at`; returns where to go on.
+    fn escape(&mut self, at: usize) -> usize {
+        let Some(unit) = self.unicode_escape(at) else { return at + 2 };
+        match unit {
+            0xd800..0xdc00 if matches!(self.unicode_escape(at + 6), Some(0xdc00..0xe000)) => at + 12,
+            0 | 0xd800..0xe000 => {
+                self.replace(at, at + 6, "\\ufffd");
+                self.characters += 1;
+                at + 6
+            }
+            _ => at + 6,
+        }
+    }
+
+    /// The code unit of a `\uXXXX` at `at`, if there is one.
+    fn unicode_escape(&self, at: usize) -> Option<u32> {
+        let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u32::from_str_radix(digits, 16).ok()
+    }
+
+    /// Passes a number at `at`; returns where to go on.
+    fn number(&mut self, at: usize) -> usize {
+        let length = self.text[at..].find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'));
+        let end = length.map_or(self.text.len(), |length| at + length);
+        let number = &self.text[at..end];
+        let exponent = number.split(['e', 'E']).nth(1).map_or("0", |e| e.trim_start_matches(['+', '-']));
+        if number.len() > MAX_NUMBER_LENGTH || exponent.parse::<u32>().map_or(true, |e| e > MAX_EXPONENT) {
+            let quoted = format!("\"{number}\"");
+            self.replace(at, end, &quoted);
+            self.numbers += 1;
+        }
+        end
+    }
+
+    fn replace(&mut self, from: usize, to: usize, with: &str) {
+        self.mended.push_str(&self.text[self.done..from]);
+        self.mended.push_str(with);
+        self.done = to;
+    }
+
+    fn finish(mut self) -> String {
+        self.mended.push_str(&self.text[self.done..]);
+        self.mended
+    }
+}
+
+/// An object whose values stay text until they are asked for. Of a repeated key the last counts, as in `jsonb`.
+#[derive(Debug)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// What an object says under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// There is no such key, or its value is no text.
+    Absent,
+    /// Null, empty or white space.
+    Empty,
+    /// Trimmed.
+    Value(String),
+}
+
+impl Text {
+    /// The value, if there is one.
+    #[must_use]
+    pub fn value(self) -> Option<String> {
+        match self {
+            Self::Value(text) => Some(text),
+            Self::Absent | Self::Empty => None,
+        }
+    }
+}
+
+impl<'a> Object<'a> {
+    /// Reads the outermost object of a body.
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] if it is another kind of JSON, or none.
+    pub fn parse(text: &'a str) -> Result<Self, Rejection> {
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => Rejection::malformed("the body is not a JSON object"),
+            _ => not_json(&error),
+        })
+    }
+
+    /// Whether the key is there, whatever its value.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.raw(key).is_some()
+    }
+
+    /// The text under a key; a number counts as its digits, other kinds of JSON are noted and left out.
+    pub fn text(&self, key: &str, warnings: &mut Vec<String>) -> Text {
+        let Some(raw) = self.raw(key) else { return Text::Absent };
+        let text = match raw.get().as_bytes().first() {
+            Some(b'"') => serde_json::from_str::<String>(raw.get()).unwrap_or_default(),
+            Some(b'-' | b'0'..=b'9') => raw.get().to_owned(),
+            Some(b'n') => return Text::Empty,
+            _ => {
+                warnings.push(format!("`{key}` is not a text and was left out"));
+                return Text::Absent;
+            }
+        };
+        match text.trim() {
+            "" => Text::Empty,
+            trimmed if trimmed.len() == text.len() => Text::Value(text),
+            trimmed => Text::Value(trimmed.to_owned()),
+        }
+    }
+
+    /// The object under a key; `Some(None)` for null.
+    #[must_use]
+    pub fn object(&self, key: &str) -> Option<Option<Object<'a>>> {
+        let raw = self.raw(key)?;
+        match raw.get() {
+            "null" => Some(None),
+            text => serde_json::from_str(text).ok().map(Some),
+        }
+    }
+
+    /// The objects of the list under a key; `None` if there is no list.
+    #[must_use]
+    pub fn list(&self, key: &str) -> Option<Vec<Object<'a>>> {
+        let items: Vec<&'a RawValue> = serde_json::from_str(self.raw(key)?.get()).ok()?;
+        Some(items.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect())
+    }
+
+    /// The customer's id under a key, a text or an integer, digit for digit.
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] if it is missing or cannot be an id.
+    pub fn customer_id(&self, key: &str) -> Result<ShopCustomerId, Rejection> {
+        let unusable = |why: &str| Rejection::malformed(format!("the customer's `{key}` {why}"));
+        let raw = self.raw(key).map_or("null", RawValue::get);
+        let text = match raw.as_bytes().first() {
+            Some(b'"') => serde_json::from_str::<String>(raw).map_err(|_| unusable("cannot be read"))?,
+            Some(b'-' | b'0'..=b'9') if !raw.contains(['.', 'e', 'E']) => raw.to_owned(),
+            Some(b'n') => return Err(unusable("is missing")),
+            _ => return Err(unusable("is neither a text nor an integer")),
+        };
+        if text == "0" {
+            return Err(unusable("is 0: nobody's"));
+        }
+        ShopCustomerId::parse(text.trim()).map_err(|error| unusable(&error.to_string()))
+    }
+
+    /// `FlexPortal`'s customer id under a key, if it is there and can be one.
+    pub fn flexportal_id(&self, key: &str, warnings: &mut Vec<String>) -> Option<FlexportalCustomerId> {
+        let id = self.text(key, warnings).value()?;
+        FlexportalCustomerId::parse(id)
+            .inspect_err(|error| warnings.push(format!("`{key}` {error} and was left out")))
+            .ok()
+    }
+
+    fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::with_capacity(20);
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    entries.push((key, value));
+                }
+                Ok(entries)
+            }
+        }
+        deserializer.deserialize_map(Entries).map(Object)
+    }
+}
+
+/// A key, borrowed where it holds no escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl<'de> Visitor<'de> for Name {
+            type Value = Cow<'de, str>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(name))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(name.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Name).map(Key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn mended(body: &str) -> (String, usize) {
+        let mended = mend(body.as_bytes()).expect("JSON");
+        (mended.text, mended.warnings.len())
+    }
+
+    #[test]
+    fn what_postgres_refuses_is_replaced_and_noted() {
+        assert_eq!(mended(r#"{"a":"x\u0000y"}"#), (r#"{"a":"x\ufffdy"}"#.into(), 1));
+        assert_eq!(
+            mended(r#"{"a":"\ud800","b":"\udc00\ud83d\ude80"}"#),
+            (r#"{"a":"\ufffd","b":"\ufffd\ud83d\ude80"}"#.into(), 1)
+        );
+        assert_eq!(mended(r#"{"\u0000":1}"#).0, r#"{"\ufffd":1}"#);
+        assert_eq!(mended(r#"[1e309,-1E-400,1e99999999999]"#), (r#"["1e309","-1E-400","1e99999999999"]"#.into(), 1));
+    }
+
+    #[test]
+    fn everything_else_stays_byte_for_byte() {
+        for body in [
+            r#"{"id":706405506930370084,"big":123456789012345678901234567890,"f":1.10,"e":1e308}"#,
+            r#"{"a":"\\u0000 \" 1e999 [[[","b":["-1e999"]}"#,
+            r#"{"a":1,"a":2}"#,
+            " [ ] ",
+        ] {
+            assert_eq!(mended(body), (body.to_owned(), 0));
+        }
+        assert_eq!(mended("\u{feff}{}"), ("{}".into(), 0));
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        for bad in ["", "{", "nul", "{}x", "{'a':1}", "[01]", "[1e999x]", "\"\u{0}\"", "{\"a\":\"\\ud8\"}"] {
+            assert!(mend(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(mend(b"{\"a\":\"\xff\"}").is_err());
+        assert!(mend(&"[".repeat(200_000).into_bytes()).is_err());
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(mend(nested(128).as_bytes()).is_ok());
+        assert!(mend(nested(129).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn ids_keep_their_digits() {
+        let id = |body: &str| Object::parse(body).expect("object").customer_id("id").map(|id| id.to_string());
+        assert_eq!(id(r#"{"id":9007199254740993}"#).as_deref(), Ok("9007199254740993"));
+        assert_eq!(id(r#"{"id":123456789012345678901234567890}"#).as_deref(), Ok("123456789012345678901234567890"));
+        assert_eq!(id(r#"{"id":" shop-42 "}"#).as_deref(), Ok("shop-42"));
+        assert_eq!(id(r#"{"id":1,"id":2}"#).as_deref(), Ok("2"));
+        for bad in [
+            "{}",
+            r#"{"id":null}"#,
+            r#"{"id":""}"#,
+            r#"{"id":1.5}"#,
+            r#"{"id":1e3}"#,
+            r#"{"id":[1]}"#,
+            r#"{"id":0}"#,
+            r#"{"id":true}"#,
+        ] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = mend(&bytes);
+        }
+
+        #[test]
+        fn mended_json_is_json_and_stays_as_it_is(text in r#"(\{|\}|\[|\]|,|:|"|\\|\\u[0-9a-f]{4}|[0-9]{1,4}|e|-|\.|a| ){0,40}"#) {
+            if let Ok(once) = mend(text.as_bytes()) {
+                let twice = mend(once.text.as_bytes()).expect("still JSON");
+                prop_assert_eq!(&twice.text, &once.text);
+                prop_assert!(twice.warnings.is_empty());
+            }
+        }
+    }
+}

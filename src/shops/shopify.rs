@@ -1,0 +1,166 @@
+//! Shopify: `shopify.dev/docs/api/webhooks`, `…/apps/build/webhooks/delivery-structure`.
+//!
+//! Only the body is signed: topic and ids are not, so a body has to fit its topic. A whole customer speaks for
+//! every field it holds, also the empty ones; a field that the subscription's `include_fields` cut away is not
+//! spoken for.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
+
+use super::json::{Object, Text};
+use super::signature::Keys;
+use super::{Content, Rejection, headers};
+use crate::config::{CustomerTypePolicy, SingleAddress, Source, StatusPolicy};
+use crate::domain::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
+
+pub(super) fn verify<'a>(keys: &Keys, headers: &'a HeaderMap, body: &[u8]) -> Result<Option<&'a str>, Rejection> {
+    let signature = headers::one(headers, "x-shopify-hmac-sha256").ok_or(Rejection::Unauthorized)?;
+    if !keys.accept(&[body], signature) {
+        return Err(Rejection::Unauthorized);
+    }
+    // The webhook id, not the event id: one action's event id is shared by deliveries of several topics.
+    Ok(headers::one(headers, "x-shopify-webhook-id"))
+}
+
+pub(super) fn topic(headers: &HeaderMap) -> Result<String, Rejection> {
+    headers::required(headers, "x-shopify-topic").map(str::to_ascii_lowercase)
+}
+
+pub(super) fn triggered_at(headers: &HeaderMap) -> Option<DateTime<Utc>> {
+    headers::one(headers, "x-shopify-triggered-at").and_then(super::rfc3339)
+}
+
+pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Content, Rejection> {
+    let status = match topic {
+        "customers/create" | "customers/update" => None,
+        "customers/enable" => Some(CustomerStatus::Reinstated),
+        "customers/disable" => Some(CustomerStatus::Inactive),
+        "customers/delete" => return deleted(source, &Object::parse(text)?),
+        "customers/data_request" | "customers/redact" | "shop/redact" => return privacy(topic, &Object::parse(text)?),
+        _ => {
+            Object::parse(text)?;
+            return Ok(Content::Ignored("topic is not synced"));
+        }
+    };
+    let body = Object::parse(text)?;
+    let mut event = CustomerEvent::of(body.customer_id("id")?);
+    check_whole_customer(topic, &body, &mut event.warnings)?;
+    event.occurred_at = body.text("updated_at", &mut event.warnings).value().as_deref().and_then(super::rfc3339);
+    if let Some(key) = &source.flexportal_id_field {
+        event.flexportal_id = body.flexportal_id(key, &mut event.warnings);
+    }
+    speak(source, &body, &mut event.says, &mut event.warnings);
+    if let Some(status) = status
+        && source.policies.on_disable == StatusPolicy::Inactive
+    {
+        event.says.insert(Field::Status, Said::Value(FieldValue::Status(status)));
+    }
+    Ok(Content::Change(Box::new(event)))
+}
+
+fn speak(source: &Source, body: &Object<'_>, says: &mut BTreeMap<Field, Said>, warnings: &mut Vec<String>) {
+    let mut say = |field, text| super::say_text(says, field, text);
+    say(Field::FirstName, body.text("first_name", warnings));
+    say(Field::LastName, body.text("last_name", warnings));
+    say(Field::Email, body.text("email", warnings));
+
+    // A customer without addresses has an empty list and no default; a subscription that cut the default away
+    // says nothing of it.
+    let default_address = match body.object("default_address") {
+        Some(address) => Some(address),
+        None => body.list("addresses").filter(Vec::is_empty).map(|_| None),
+    };
+    let of_address = |key: &str, warnings: &mut Vec<String>| match &default_address {
+        None => Text::Absent,
+        Some(None) => Text::Empty,
+        Some(Some(address)) => address.text(key, warnings),
+    };
+    let phone = match (body.text("phone", warnings), of_address("phone", warnings)) {
+        (Text::Value(phone), _) | (_, Text::Value(phone)) => Text::Value(phone),
+        (Text::Absent, Text::Absent) => Text::Absent,
+        _ => Text::Empty,
+    };
+    say(Field::Phone, phone);
+    let company = of_address("company", warnings);
+    if matches!(company, Text::Value(_)) && source.policies.customer_type == CustomerTypePolicy::FromCompany {
+        says.insert(Field::CustomerType, Said::Value(FieldValue::CustomerType(CustomerType::Business)));
+    }
+    super::say_text(says, Field::Company, company);
+
+    if let Some(given) = default_address {
+        let said = match given.and_then(|given| address(&given, warnings)) {
+            Some(address) => Said::Value(FieldValue::Address(Box::new(address))),
+            None => Said::Nothing,
+        };
+        let fields: &[Field] = match source.policies.single_address {
+            SingleAddress::Both => &[Field::BillingAddress, Field::ShippingAddress],
+            SingleAddress::Billing => &[Field::BillingAddress],
+            SingleAddress::Shipping => &[Field::ShippingAddress],
+        };
+        says.extend(fields.iter().map(|field| (*field, said.clone())));
+    }
+}
+
+fn address(given: &Object<'_>, warnings: &mut Vec<String>) -> Option<Address> {
+    let mut part = |key: &str| given.text(key, warnings).value();
+    Address {
+        contact_name: part("name").or_else(|| super::full_name(part("first_name"), part("last_name"))),
+        company: part("company"),
+        street_address: part("address1"),
+        building_info: part("address2"),
+        locality: None,
+        city: part("city"),
+        admin_area: part("province_code").or_else(|| part("province")),
+        postal_code: part("zip"),
+        country: part("country_code").or_else(|| part("country")),
+    }
+    .unless_blank()
+}
+
+/// The topic is not signed: somebody who holds a signed body could present it under another one.
+fn check_whole_customer(topic: &str, body: &Object<'_>, warnings: &mut Vec<String>) -> Result<(), Rejection> {
+    const SAYS_SOMETHING: [&str; 7] =
+        ["first_name", "last_name", "email", "phone", "default_address", "addresses", "updated_at"];
+    if !SAYS_SOMETHING.iter().any(|key| body.has(key)) {
+        return Err(does_not_fit(topic));
+    }
+    // `disabled` is also the state of every guest; what may not be is the opposite of the topic.
+    let state = body.text("state", warnings).value().map(|state| state.to_ascii_lowercase());
+    match (topic, state.as_deref()) {
+        ("customers/disable", Some(state)) if state != "disabled" => Err(does_not_fit(topic)),
+        ("customers/enable", Some("disabled")) => Err(does_not_fit(topic)),
+        _ => Ok(()),
+    }
+}
+
+/// `customers/delete` holds an id and nothing of the customer.
+fn deleted(source: &Source, body: &Object<'_>) -> Result<Content, Rejection> {
+    let mut event = CustomerEvent::of(body.customer_id("id")?);
+    if ["first_name", "last_name", "email", "updated_at", "default_address"].iter().any(|key| body.has(key)) {
+        return Err(does_not_fit("customers/delete"));
+    }
+    super::say_deleted(source, &mut event);
+    Ok(Content::Change(Box::new(event)))
+}
+
+/// `shopify.dev/docs/apps/build/compliance/privacy-law-compliance`.
+fn privacy(topic: &str, body: &Object<'_>) -> Result<Content, Rejection> {
+    if !body.has("shop_domain") && !body.has("shop_id") {
+        return Err(does_not_fit(topic));
+    }
+    let Some(Some(customer)) = body.object("customer") else {
+        return match topic {
+            "shop/redact" => Ok(Content::Privacy { customer: None, email: None }),
+            _ => Err(does_not_fit(topic)),
+        };
+    };
+    // The customer may lack an id and have an e-mail only.
+    let email = customer.text("email", &mut Vec::new()).value();
+    Ok(Content::Privacy { customer: customer.customer_id("id").ok(), email })
+}
+
+fn does_not_fit(topic: &str) -> Rejection {
+    Rejection::malformed(format!("the body does not fit the topic `{topic}`"))
+}

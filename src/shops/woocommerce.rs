@@ -1,0 +1,118 @@
+//! `WooCommerce`: `plugins/woocommerce/includes/class-wc-webhook.php` and the REST API v3 customer.
+//!
+//! It never retries, so whatever can be stored is. Its delivery id is the webhook's number and the second,
+//! hashed: two customers of one second share it, and the body's digest tells them apart.
+
+use axum::http::HeaderMap;
+use chrono::NaiveDateTime;
+
+use super::json::{Object, Text};
+use super::signature::Keys;
+use super::{Content, Rejection, headers};
+use crate::config::{CustomerTypePolicy, Source};
+use crate::domain::{Address, CustomerEvent, CustomerType, Field, FieldValue, FlexportalCustomerId, Said};
+
+pub(super) fn is_ping(headers: &HeaderMap, body: &[u8]) -> bool {
+    let is_unsigned = !headers.contains_key("x-wc-webhook-signature");
+    let is_form = headers::one(headers, "content-type")
+        .is_some_and(|given| given.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded"));
+    let number = body.strip_prefix(b"webhook_id=").unwrap_or_default();
+    is_unsigned && is_form && (1..=20).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
+}
+
+pub(super) fn verify<'a>(keys: &Keys, headers: &'a HeaderMap, body: &[u8]) -> Result<Option<&'a str>, Rejection> {
+    let signature = headers::one(headers, "x-wc-webhook-signature").ok_or(Rejection::Unauthorized)?;
+    if !keys.accept(&[body], signature) {
+        return Err(Rejection::Unauthorized);
+    }
+    Ok(headers::one(headers, "x-wc-webhook-delivery-id"))
+}
+
+pub(super) fn topic(headers: &HeaderMap) -> Result<String, Rejection> {
+    headers::required(headers, "x-wc-webhook-topic").map(str::to_ascii_lowercase)
+}
+
+pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Content, Rejection> {
+    let body = Object::parse(text)?;
+    if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
+        return Ok(Content::Ignored("topic is not synced"));
+    }
+    let mut event = CustomerEvent::of(body.customer_id("id")?);
+    let holds_a_customer = body.has("email") || body.has("billing");
+    if holds_a_customer == (topic == "customer.deleted") {
+        return Err(Rejection::malformed(format!("the body does not fit the topic `{topic}`")));
+    }
+    if topic == "customer.deleted" {
+        super::say_deleted(source, &mut event);
+        return Ok(Content::Change(Box::new(event)));
+    }
+    let warnings = &mut event.warnings;
+    // `profile_update` fires for every WordPress user: editors and admins are no customers.
+    if body.text("role", warnings).value().is_some_and(|role| role != "customer") {
+        return Ok(Content::Ignored("not a customer: another WordPress role"));
+    }
+    event.occurred_at = body.text("date_modified_gmt", warnings).value().and_then(|text| {
+        NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S")
+            .ok()
+            .map(|utc| utc.and_utc())
+            .or_else(|| super::rfc3339(&text))
+    });
+    if let Some(key) = &source.flexportal_id_field {
+        event.flexportal_id = meta(&body, key, warnings);
+    }
+
+    let billing = body.object("billing").flatten();
+    let of_billing = |key: &str, warnings: &mut Vec<String>| {
+        billing.as_ref().map_or(Text::Absent, |billing| billing.text(key, warnings))
+    };
+    for (field, key) in [(Field::FirstName, "first_name"), (Field::LastName, "last_name")] {
+        let name = match body.text(key, warnings) {
+            Text::Value(name) => Text::Value(name),
+            own => match of_billing(key, warnings) {
+                Text::Value(name) => Text::Value(name),
+                _ => own,
+            },
+        };
+        super::say_text(&mut event.says, field, name);
+    }
+    super::say_text(&mut event.says, Field::Email, body.text("email", warnings));
+    super::say_text(&mut event.says, Field::Phone, of_billing("phone", warnings));
+    let company = of_billing("company", warnings);
+    if matches!(company, Text::Value(_)) && source.policies.customer_type == CustomerTypePolicy::FromCompany {
+        event.says.insert(Field::CustomerType, Said::Value(FieldValue::CustomerType(CustomerType::Business)));
+    }
+    super::say_text(&mut event.says, Field::Company, company);
+    for (field, key) in [(Field::BillingAddress, "billing"), (Field::ShippingAddress, "shipping")] {
+        if let Some(given) = body.object(key) {
+            let said = match given.and_then(|given| address(&given, warnings)) {
+                Some(address) => Said::Value(FieldValue::Address(Box::new(address))),
+                None => Said::Nothing,
+            };
+            event.says.insert(field, said);
+        }
+    }
+    Ok(Content::Change(Box::new(event)))
+}
+
+fn address(given: &Object<'_>, warnings: &mut Vec<String>) -> Option<Address> {
+    let mut part = |key: &str| given.text(key, warnings).value();
+    Address {
+        contact_name: super::full_name(part("first_name"), part("last_name")),
+        company: part("company"),
+        street_address: part("address_1"),
+        building_info: part("address_2"),
+        locality: None,
+        city: part("city"),
+        admin_area: part("state"),
+        postal_code: part("postcode"),
+        country: part("country"),
+    }
+    .unless_blank()
+}
+
+/// A value of `meta_data`: a list of `{id, key, value}` where plug-ins keep what they like.
+fn meta(body: &Object<'_>, key: &str, warnings: &mut Vec<String>) -> Option<FlexportalCustomerId> {
+    let entries = body.list("meta_data")?;
+    let entry = entries.iter().rev().find(|entry| entry.text("key", &mut Vec::new()) == Text::Value(key.to_owned()))?;
+    entry.flexportal_id("value", warnings)
+}

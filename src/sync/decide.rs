@@ -1,0 +1,71 @@
+//! What to do about the outcome of a request.
+
+use std::time::Duration;
+
+use crate::domain::RetryPolicy;
+use crate::flexportal::FlexportalError;
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Done.
+    Synced,
+    /// A person is needed.
+    Fail,
+    /// The id leads nowhere: drop the link and look once more.
+    LookUpAgain,
+    /// Nothing gets through until the credentials are mended; costs no attempt.
+    PauseTarget,
+    /// FlexPortal asks everybody to wait; costs no attempt.
+    HoldTarget(Duration),
+    /// Once more, after this time.
+    RetryIn(Duration),
+}
+
+/// Decides, from what happened and the number of the attempt (the first is 1); `roll` is uniform in `[0, 1)`.
+#[must_use]
+pub fn decide<T>(outcome: &Result<T, FlexportalError>, attempt: u32, policy: &RetryPolicy, roll: f64) -> Verdict {
+    use FlexportalError as E;
+    match outcome {
+        Ok(_) => Verdict::Synced,
+        Err(E::Refused { .. }) => Verdict::Fail,
+        Err(E::CustomerNotFound) => Verdict::LookUpAgain,
+        Err(E::Unauthorized { .. }) => Verdict::PauseTarget,
+        Err(E::RateLimited { retry_after }) => Verdict::HoldTarget(*retry_after),
+        Err(E::Unavailable { .. } | E::TimedOut | E::Disconnected(_)) => match policy.delay(attempt, roll) {
+            Some(delay) => Verdict::RetryIn(delay),
+            None => Verdict::Fail,
+        },
+    }
+}
+
+/// Whether an outcome shows that FlexPortal takes our credentials.
+#[must_use]
+pub fn shows_valid_credentials<T>(outcome: &Result<T, FlexportalError>) -> bool {
+    use FlexportalError as E;
+    match outcome {
+        Ok(_) | Err(E::Refused { .. } | E::CustomerNotFound | E::RateLimited { .. }) => true,
+        Err(E::Unauthorized { .. } | E::Unavailable { .. } | E::TimedOut | E::Disconnected(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_of_outcome_has_its_verdict() {
+        let policy = RetryPolicy::default();
+        let verdict = |error, attempt| decide::<()>(&Err(error), attempt, &policy, 0.5);
+        let unavailable = || FlexportalError::Unavailable { code: None, what: "503".to_owned() };
+        assert_eq!(decide(&Ok(()), 1, &policy, 0.5), Verdict::Synced);
+        assert_eq!(verdict(FlexportalError::Refused { code: None, message: String::new() }, 1), Verdict::Fail);
+        assert_eq!(verdict(FlexportalError::CustomerNotFound, 1), Verdict::LookUpAgain);
+        assert_eq!(verdict(FlexportalError::Unauthorized { code: None }, 12), Verdict::PauseTarget);
+        let minute = Duration::from_secs(60);
+        assert_eq!(verdict(FlexportalError::RateLimited { retry_after: minute }, 12), Verdict::HoldTarget(minute));
+        assert_eq!(verdict(unavailable(), 3), Verdict::RetryIn(Duration::from_secs(2)));
+        assert_eq!(verdict(FlexportalError::TimedOut, 1), Verdict::RetryIn(Duration::from_millis(500)));
+        assert_eq!(verdict(unavailable(), 12), Verdict::Fail);
+    }
+}

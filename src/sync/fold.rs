@@ -1,0 +1,263 @@
+//! Many waiting events of one customer become one change: for each field the newest word.
+//!
+//! Newer is decided by the shop's own time, then by arrival. A field for which something newer was
+//! acknowledged already is left out; an event of which nothing is left is superseded.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::{
+    Acknowledged, CustomerEvent, CustomerStatus, EventId, Field, FieldValue, FlexportalCustomerId, Said, ValueHash,
+};
+use crate::flexportal::Status;
+
+/// When something was said: the shop's time, then arrival.
+pub type Moment = (DateTime<Utc>, EventId);
+
+/// A waiting event, read.
+#[derive(Debug, Clone)]
+pub struct ReadEvent {
+    /// Its id.
+    pub id: EventId,
+    /// Shop's time of the change.
+    pub occurred_at: DateTime<Utc>,
+    /// What it says.
+    pub event: CustomerEvent,
+}
+
+/// The newest word on a field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spoken {
+    /// What was said.
+    pub said: Said,
+    /// When, and by which event.
+    pub moment: Moment,
+}
+
+/// What is to be said now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folded {
+    /// The newest event that still has something to say; `None` if none has.
+    pub head: Option<EventId>,
+    /// For each field, its newest word.
+    pub fields: BTreeMap<Field, Spoken>,
+    /// Older events that have a word in it: they share the head's fate until it is synced.
+    pub contributors: Vec<EventId>,
+    /// Events of which nothing is left, and the newer one that spoke for them.
+    pub superseded: Vec<(EventId, EventId)>,
+    /// Events that said nothing to begin with.
+    pub silent: Vec<EventId>,
+}
+
+/// Folds the waiting events of one customer.
+#[must_use]
+pub fn fold(events: &[ReadEvent], acknowledged: &Acknowledged) -> Folded {
+    let mut ordered: Vec<_> = events.iter().collect();
+    ordered.sort_by_key(|event| (event.occurred_at, event.id));
+
+    let mut fields: BTreeMap<Field, Spoken> = BTreeMap::new();
+    let mut once_deactivated = false;
+    for event in &ordered {
+        for (field, said) in &event.event.says {
+            once_deactivated |= *said == Said::Value(FieldValue::Status(CustomerStatus::Inactive));
+            fields.insert(*field, Spoken { said: said.clone(), moment: (event.occurred_at, event.id) });
+        }
+    }
+    fields.retain(|field, spoken| {
+        acknowledged.0.get(field).is_none_or(|settled| (settled.at, settled.event) < spoken.moment)
+    });
+    if let Some(status) = fields.get_mut(&Field::Status) {
+        reinstate(status, acknowledged, once_deactivated);
+    }
+
+    let speaks = |event: &ReadEvent| fields.values().any(|spoken| spoken.moment.1 == event.id);
+    let head = ordered.iter().rev().find(|event| speaks(event)).map(|event| event.id);
+    let mut folded = Folded { head, fields: BTreeMap::new(), contributors: vec![], superseded: vec![], silent: vec![] };
+    for event in ordered {
+        if event.event.says.is_empty() {
+            folded.silent.push(event.id);
+        } else if !speaks(event) {
+            folded.superseded.push((event.id, successor(event, &fields, acknowledged).unwrap_or(event.id)));
+        } else if Some(event.id) != head {
+            folded.contributors.push(event.id);
+        }
+    }
+    folded.fields = fields;
+    folded
+}
+
+/// A deactivation that the shop took back becomes `active` only if it was ours to take back.
+fn reinstate(status: &mut Spoken, acknowledged: &Acknowledged, once_deactivated: bool) {
+    if status.said != Said::Value(FieldValue::Status(CustomerStatus::Reinstated)) {
+        return;
+    }
+    let we_deactivated = acknowledged
+        .0
+        .get(&Field::Status)
+        .is_some_and(|settled| settled.hash.as_ref() == Some(&ValueHash::of(&Status::Inactive)));
+    status.said = if we_deactivated || once_deactivated {
+        Said::Value(FieldValue::Status(CustomerStatus::Active))
+    } else {
+        Said::Nothing
+    };
+}
+
+/// The newest event that spoke for a field of `event` instead of it.
+fn successor(event: &ReadEvent, fields: &BTreeMap<Field, Spoken>, acknowledged: &Acknowledged) -> Option<EventId> {
+    let newest = event.event.says.keys().filter_map(|field| {
+        let waiting = fields.get(field).map(|spoken| spoken.moment);
+        let settled = acknowledged.0.get(field).map(|settled| (settled.at, settled.event));
+        waiting.max(settled)
+    });
+    newest.max().map(|moment| moment.1)
+}
+
+/// The e-mail to look the customer up by: the newest that a waiting event gives.
+#[must_use]
+pub fn newest_email(events: &[ReadEvent]) -> Option<&str> {
+    let with_email = events.iter().filter_map(|event| Some((event.occurred_at, event.id, event.event.email()?)));
+    with_email.max().map(|(_, _, email)| email)
+}
+
+/// FlexPortal's id as the newest waiting event that carries one gives it.
+#[must_use]
+pub fn newest_flexportal_id(events: &[ReadEvent]) -> Option<&FlexportalCustomerId> {
+    let with_id =
+        events.iter().filter_map(|event| Some((event.occurred_at, event.id, event.event.flexportal_id.as_ref()?)));
+    with_id.max().map(|(_, _, id)| id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Acknowledgement, ShopCustomerId};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn time(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_428_000 + seconds, 0).expect("in range")
+    }
+
+    fn id(n: u128) -> EventId {
+        EventId(Uuid::from_u128(n))
+    }
+
+    fn event(n: u128, at: i64, says: &[(Field, Option<&str>)]) -> ReadEvent {
+        let mut event = CustomerEvent::of(ShopCustomerId::parse("1").expect("an id"));
+        for (field, value) in says {
+            let said = value.map_or(Said::Nothing, |value| Said::Value(FieldValue::Text(value.to_owned())));
+            event.says.insert(*field, said);
+        }
+        ReadEvent { id: id(n), occurred_at: time(at), event }
+    }
+
+    fn acknowledged(field: Field, n: u128, at: i64) -> Acknowledged {
+        let settled = Acknowledgement { at: time(at), event: id(n), hash: None, acked: None };
+        Acknowledged(BTreeMap::from([(field, settled)]))
+    }
+
+    fn said(folded: &Folded, field: Field) -> Option<&str> {
+        match &folded.fields.get(&field)?.said {
+            Said::Value(FieldValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    const PHONE: Field = Field::Phone;
+    const COMPANY: Field = Field::Company;
+
+    #[test]
+    fn the_newest_by_the_shops_time_wins_and_arrival_breaks_ties() {
+        let older_arrives_later = [event(1, 10, &[(PHONE, Some("new"))]), event(2, 5, &[(PHONE, Some("old"))])];
+        let folded = fold(&older_arrives_later, &Acknowledged::default());
+        assert_eq!((said(&folded, PHONE), folded.head), (Some("new"), Some(id(1))));
+        assert_eq!(folded.superseded, [(id(2), id(1))]);
+
+        let at_once = [event(1, 5, &[(PHONE, Some("first"))]), event(2, 5, &[(PHONE, Some("second"))])];
+        assert_eq!(said(&fold(&at_once, &Acknowledged::default()), PHONE), Some("second"));
+    }
+
+    #[test]
+    fn partial_events_are_folded_field_by_field() {
+        let events = [event(1, 1, &[(PHONE, Some("p")), (COMPANY, Some("old"))]), event(2, 2, &[(COMPANY, Some("c"))])];
+        let folded = fold(&events, &Acknowledged::default());
+        assert_eq!((said(&folded, PHONE), said(&folded, COMPANY)), (Some("p"), Some("c")));
+        assert_eq!((folded.head, folded.contributors.as_slice()), (Some(id(2)), [id(1)].as_slice()));
+        assert!(folded.superseded.is_empty());
+    }
+
+    #[test]
+    fn an_empty_field_of_a_newer_snapshot_hides_the_older_value() {
+        let events = [event(1, 1, &[(PHONE, Some("p"))]), event(2, 2, &[(PHONE, None)])];
+        let folded = fold(&events, &Acknowledged::default());
+        assert_eq!(folded.fields[&PHONE].said, Said::Nothing);
+        assert_eq!(folded.superseded, [(id(1), id(2))]);
+    }
+
+    #[test]
+    fn what_was_acknowledged_newer_is_left_out_and_the_rest_still_goes() {
+        let late = [event(7, 1, &[(PHONE, Some("old")), (COMPANY, Some("c"))])];
+        let folded = fold(&late, &acknowledged(PHONE, 3, 5));
+        assert_eq!((said(&folded, PHONE), said(&folded, COMPANY)), (None, Some("c")));
+        assert_eq!(folded.head, Some(id(7)));
+
+        let nothing_left = fold(&[event(7, 1, &[(PHONE, Some("old"))])], &acknowledged(PHONE, 3, 5));
+        assert_eq!((nothing_left.head, nothing_left.superseded), (None, vec![(id(7), id(3))]));
+    }
+
+    #[test]
+    fn an_event_that_says_nothing_is_silent() {
+        let folded = fold(&[event(1, 1, &[])], &Acknowledged::default());
+        assert_eq!((folded.head, folded.silent), (None, vec![id(1)]));
+    }
+
+    #[test]
+    fn a_reinstated_customer_becomes_active_only_where_we_deactivated() {
+        let status = |n, at, status| {
+            let mut event = event(n, at, &[]);
+            event.event.says.insert(Field::Status, Said::Value(FieldValue::Status(status)));
+            event
+        };
+        let active = Said::Value(FieldValue::Status(CustomerStatus::Active));
+        let enabled = || status(2, 2, CustomerStatus::Reinstated);
+        let of = |events: &[ReadEvent], known: &Acknowledged| fold(events, known).fields[&Field::Status].said.clone();
+
+        assert_eq!(of(&[enabled()], &Acknowledged::default()), Said::Nothing);
+        assert_eq!(of(&[status(1, 1, CustomerStatus::Inactive), enabled()], &Acknowledged::default()), active);
+        let mut known = acknowledged(Field::Status, 1, 1);
+        known.0.get_mut(&Field::Status).expect("there").hash = Some(ValueHash::of(&Status::Inactive));
+        assert_eq!(of(&[enabled()], &known), active);
+    }
+
+    fn any_event() -> impl Strategy<Value = (i64, Vec<(usize, Option<u8>)>)> {
+        (0_i64..4, proptest::collection::vec((0_usize..3, proptest::option::of(0_u8..3)), 0..4))
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_reading_does_not_matter(
+            given in proptest::collection::vec(any_event(), 0..6),
+            shuffle in proptest::collection::vec(any::<u32>(), 6),
+        ) {
+            let fields = [PHONE, COMPANY, Field::FirstName];
+            let events: Vec<_> = given
+                .iter()
+                .enumerate()
+                .map(|(n, (at, says))| {
+                    let says: Vec<_> = says.iter().map(|(f, v)| (fields[*f], v.map(|v| v.to_string()))).collect();
+                    let says: Vec<_> = says.iter().map(|(f, v)| (*f, v.as_deref())).collect();
+                    event(n as u128 + 1, *at, &says)
+                })
+                .collect();
+            let mut shuffled: Vec<_> = events.iter().cloned().zip(&shuffle).collect();
+            shuffled.sort_by_key(|(_, key)| **key);
+            let shuffled: Vec<_> = shuffled.into_iter().map(|(event, _)| event).collect();
+            let folded = fold(&events, &Acknowledged::default());
+            prop_assert_eq!(&fold(&shuffled, &Acknowledged::default()), &folded);
+            // Every event has exactly one place.
+            let places = folded.contributors.len() + folded.superseded.len() + folded.silent.len();
+            prop_assert_eq!(places + usize::from(folded.head.is_some()), events.len());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! From what a shop said to the body FlexPortal documents.
+//!
+//! Only usable values are sent; what cannot be is a warning that names the field and never holds the value.
+
+use std::collections::BTreeMap;
+
+use super::fold::Spoken;
+use crate::config::CountryFormat;
+use crate::domain::{Acknowledged, Address, CustomerStatus, Field, FieldValue, FlexportalCustomerId, Said, ValueHash};
+use crate::flexportal::{AddressInput, Status, UpdateCustomer};
+
+/// What a tenant wants to have.
+#[derive(Debug, Clone, Copy)]
+pub struct Wishes {
+    /// How countries are written.
+    pub country_format: CountryFormat,
+    /// Whether the e-mail is sent.
+    pub send_email: bool,
+}
+
+/// The change, ready but for the customer it is for.
+#[derive(Debug, Clone)]
+pub struct Translated {
+    update: UpdateCustomer,
+    /// The fields in it, with the hash of each value.
+    pub sent: BTreeMap<Field, ValueHash>,
+    /// What could not be sent.
+    pub warnings: Vec<String>,
+}
+
+impl Translated {
+    /// The body of the request.
+    #[must_use]
+    pub fn for_customer(&self, id: &FlexportalCustomerId) -> UpdateCustomer {
+        UpdateCustomer { customer_id: id.clone(), ..self.update.clone() }
+    }
+}
+
+/// Translates the newest word on each field.
+#[must_use]
+pub fn translate(fields: &BTreeMap<Field, Spoken>, known: &Acknowledged, wishes: Wishes) -> Translated {
+    let placeholder = FlexportalCustomerId::parse("-").unwrap_or_else(|_| unreachable!("a dash is an id"));
+    let mut translation =
+        Translation { update: UpdateCustomer::nothing(placeholder), sent: BTreeMap::new(), warnings: vec![], wishes };
+    let contact = contact_name(fields);
+    for (field, spoken) in fields {
+        match &spoken.said {
+            Said::Value(value) => translation.set(*field, value, contact.as_deref(), known),
+            Said::Nothing => translation.emptied(*field, known),
+        }
+    }
+    Translated { update: translation.update, sent: translation.sent, warnings: translation.warnings }
+}
+
+struct Translation {
+    update: UpdateCustomer,
+    sent: BTreeMap<Field, ValueHash>,
+    warnings: Vec<String>,
+    wishes: Wishes,
+}
+
+impl Translation {
+    fn set(&mut self, field: Field, value: &FieldValue, contact: Option<&str>, known: &Acknowledged) {
+        let update = &mut self.update;
+        let hash = match (field, value) {
+            (Field::Email, FieldValue::Text(email)) => return self.email(email, known),
+            (_, FieldValue::Text(text)) => {
+                let place = match field {
+                    Field::FirstName => &mut update.first_name,
+                    Field::LastName => &mut update.last_name,
+                    Field::Company => &mut update.company,
+                    Field::Phone => &mut update.phone,
+                    Field::Email
+                    | Field::CustomerType
+                    | Field::Status
+                    | Field::BillingAddress
+                    | Field::ShippingAddress => return,
+                };
+                *place = Some(text.clone());
+                ValueHash::of(text)
+            }
+            (_, FieldValue::CustomerType(customer_type)) => {
+                update.customer_type = Some(*customer_type);
+                ValueHash::of(customer_type)
+            }
+            (_, FieldValue::Status(status)) => {
+                let status = match status {
+                    CustomerStatus::Active => Status::Active,
+                    CustomerStatus::Inactive => Status::Inactive,
+                    CustomerStatus::Reinstated => return, // fold decides what it means
+                };
+                update.status = Some(status);
+                ValueHash::of(&status)
+            }
+            (_, FieldValue::Address(address)) => {
+                let Some(address) = self.address(field, address, contact) else { return };
+                let hash = ValueHash::of(&address);
+                let is_billing = field == Field::BillingAddress;
+                let place =
+                    if is_billing { &mut self.update.billing_address } else { &mut self.update.shipping_address };
+                *place = Some(address);
+                hash
+            }
+        };
+        self.sent.insert(field, hash);
+    }
+
+    fn email(&mut self, email: &str, known: &Acknowledged) {
+        let hash = ValueHash::of(&email);
+        if self.wishes.send_email {
+            self.update.email = Some(email.to_owned());
+            self.sent.insert(Field::Email, hash);
+            return;
+        }
+        let before = known.0.get(&Field::Email).and_then(|settled| settled.hash.as_ref());
+        if before.is_some_and(|before| *before != hash) {
+            self.warnings.push(EMAIL_DIFFERS.to_owned());
+        }
+    }
+
+    /// FlexPortal documents no way to clear a field: one that had a value keeps it.
+    fn emptied(&mut self, field: Field, known: &Acknowledged) {
+        if known.0.get(&field).is_some_and(|settled| settled.hash.is_some()) && field != Field::Status {
+            self.warnings.push(format!(
+                "{} was emptied in the shop; FlexPortal documents no way to clear it and keeps its value",
+                field.name()
+            ));
+        }
+    }
+
+    fn address(&mut self, field: Field, address: &Address, contact: Option<&str>) -> Option<AddressInput> {
+        let contact_name = address.contact_name.as_deref().or(contact).or(address.company.as_deref());
+        let required = [
+            ("contactName", contact_name),
+            ("streetAddress", address.street_address.as_deref()),
+            ("city", address.city.as_deref()),
+            ("country", address.country.as_deref()),
+        ];
+        let missing: Vec<_> = required.iter().filter(|(_, part)| part.is_none()).map(|(name, _)| *name).collect();
+        let [Some(contact_name), Some(street_address), Some(city), Some(country)] = required.map(|(_, part)| part)
+        else {
+            self.warnings.push(format!("{} was not sent: it has no {}", field.name(), missing.join(", ")));
+            return None;
+        };
+        Some(AddressInput {
+            contact_name: contact_name.to_owned(),
+            street_address: street_address.to_owned(),
+            city: city.to_owned(),
+            country: self.country(field, country),
+            company: address.company.clone(),
+            building_info: address.building_info.clone(),
+            locality: address.locality.clone(),
+            admin_area: address.admin_area.clone(),
+            postal_code: address.postal_code.clone(),
+        })
+    }
+
+    /// Shops give codes or names; one that is unknown goes on as it is.
+    fn country(&mut self, field: Field, given: &str) -> String {
+        let name_of_code = country_emoji::code_to_name(given);
+        let code_of_name = || {
+            // The crate also guesses at names that are nearly right; only the very name is taken.
+            country_emoji::name_to_code(given)
+                .filter(|code| country_emoji::code_to_name(code).is_some_and(|name| name.eq_ignore_ascii_case(given)))
+        };
+        let written = match (self.wishes.country_format, name_of_code) {
+            (CountryFormat::Name, Some(name)) => Some(name.to_owned()),
+            (CountryFormat::Name, None) => code_of_name().map(|_| given.to_owned()),
+            (CountryFormat::Iso, Some(_)) => Some(given.to_ascii_uppercase()),
+            (CountryFormat::Iso, None) => code_of_name().map(str::to_owned),
+        };
+        written.unwrap_or_else(|| {
+            self.warnings.push(format!("the country of {} is not known and was sent as the shop has it", field.name()));
+            given.to_owned()
+        })
+    }
+}
+
+/// Recorded where FlexPortal has, or keeps, another e-mail than the shop.
+pub const EMAIL_DIFFERS: &str =
+    "the shop has another e-mail than FlexPortal: an order under it would make a second customer there";
+
+fn contact_name(fields: &BTreeMap<Field, Spoken>) -> Option<String> {
+    let text = |field| match fields.get(&field).map(|spoken| &spoken.said) {
+        Some(Said::Value(FieldValue::Text(text))) => Some(text.as_str()),
+        _ => None,
+    };
+    match (text(Field::FirstName), text(Field::LastName)) {
+        (Some(first), Some(last)) => Some(format!("{first} {last}")),
+        (first, last) => first.or(last).or_else(|| text(Field::Company)).map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Acknowledgement, EventId};
+    use chrono::DateTime;
+
+    const NAMES: Wishes = Wishes { country_format: CountryFormat::Name, send_email: false };
+
+    fn spoken(said: Said) -> Spoken {
+        Spoken { said, moment: (DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil())) }
+    }
+
+    fn text(text: &str) -> Spoken {
+        spoken(Said::Value(FieldValue::Text(text.to_owned())))
+    }
+
+    fn body(fields: Vec<(Field, Spoken)>, known: &Acknowledged, wishes: Wishes) -> (serde_json::Value, Vec<String>) {
+        let translated = translate(&fields.into_iter().collect(), known, wishes);
+        let id = FlexportalCustomerId::parse("cus_1").expect("an id");
+        (serde_json::json!(translated.for_customer(&id)), translated.warnings)
+    }
+
+    fn address(country: &str) -> Address {
+        let part = |text: &str| Some(text.to_owned());
+        Address { street_address: part("Street 1"), city: part("City"), country: part(country), ..Address::default() }
+    }
+
+    fn country(given: &str, format: CountryFormat) -> (String, usize) {
+        let said = Said::Value(FieldValue::Address(Box::new(Address {
+            contact_name: Some("A".to_owned()),
+            ..address(given)
+        })));
+        let wishes = Wishes { country_format: format, send_email: false };
+        let (body, warnings) = body(vec![(Field::BillingAddress, spoken(said))], &Acknowledged::default(), wishes);
+        (body["billingAddress"]["country"].as_str().expect("a country").to_owned(), warnings.len())
+    }
+
+    #[test]
+    fn countries_are_written_as_configured_and_unknown_ones_pass_with_a_warning() {
+        use CountryFormat::{Iso, Name};
+        for (given, format, written) in [
+            ("DE", Name, "Germany"),
+            ("de", Name, "Germany"),
+            ("NL", Name, "Netherlands"),
+            ("GB", Name, "United Kingdom"),
+            ("US", Name, "United States"),
+            ("QA", Name, "Qatar"),
+            ("Germany", Name, "Germany"),
+            ("Germany", Iso, "DE"),
+            ("US", Iso, "US"),
+            ("United States", Iso, "US"),
+        ] {
+            assert_eq!(country(given, format), (written.to_owned(), 0), "{given}");
+        }
+        assert_eq!(country("Atlantis", Name), ("Atlantis".to_owned(), 1));
+        assert_eq!(country("ZZ", Iso), ("ZZ".to_owned(), 1));
+    }
+
+    #[test]
+    fn the_contact_falls_back_to_the_customers_name_and_then_the_company() {
+        let billing = || (Field::BillingAddress, spoken(Said::Value(FieldValue::Address(Box::new(address("DE"))))));
+        let contact = |fields: Vec<_>| {
+            let (body, _) = body(fields, &Acknowledged::default(), NAMES);
+            body["billingAddress"]["contactName"].as_str().map(str::to_owned)
+        };
+        let first = || (Field::FirstName, text("Ada"));
+        assert_eq!(contact(vec![billing(), first(), (Field::LastName, text("L"))]).as_deref(), Some("Ada L"));
+        assert_eq!(contact(vec![billing(), first(), (Field::Company, text("C"))]).as_deref(), Some("Ada"));
+        assert_eq!(contact(vec![billing(), (Field::Company, text("C"))]).as_deref(), Some("C"));
+        assert_eq!(contact(vec![billing()]), None);
+    }
+
+    #[test]
+    fn an_address_without_its_four_parts_is_not_sent_and_says_so() {
+        let said = Said::Value(FieldValue::Address(Box::new(Address {
+            country: Some("DE".to_owned()),
+            ..Address::default()
+        })));
+        let (body, warnings) = body(vec![(Field::ShippingAddress, spoken(said))], &Acknowledged::default(), NAMES);
+        assert_eq!(body, serde_json::json!({"customerId": "cus_1"}));
+        assert_eq!(warnings, ["shippingAddress was not sent: it has no contactName, streetAddress, city"]);
+    }
+
+    #[test]
+    fn the_email_goes_out_only_if_wished_and_a_change_of_it_is_a_warning() {
+        let email = || vec![(Field::Email, text("ada@example.com"))];
+        let wishes = Wishes { send_email: true, ..NAMES };
+        assert_eq!(body(email(), &Acknowledged::default(), wishes).0["email"], "ada@example.com");
+        let (sent, warnings) = body(email(), &Acknowledged::default(), NAMES);
+        assert_eq!((sent.get("email"), warnings.len()), (None, 0));
+        let settled = Acknowledgement {
+            at: DateTime::UNIX_EPOCH,
+            event: EventId(uuid::Uuid::nil()),
+            hash: Some(ValueHash::of(&"old@example.com")),
+            acked: None,
+        };
+        let known = Acknowledged([(Field::Email, settled)].into());
+        assert_eq!(body(email(), &known, NAMES).1, [EMAIL_DIFFERS]);
+    }
+}
