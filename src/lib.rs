@@ -9,10 +9,15 @@
 //! The files lie in the order of the flow; imports go one way:
 //! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `outbox` ← `sync` ← `http` ← `cli`.
 
+pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod fake_flexportal;
 pub mod flexportal;
 pub mod http;
 pub mod outbox;
+pub mod service;
 pub mod shops;
 pub mod sync;
+pub mod telemetry;
+//pub mod throwaway_postgres;

@@ -17,6 +17,7 @@ mod generic;
 pub mod headers;
 pub mod json;
 mod shopify;
+pub mod sign;
 pub mod signature;
 mod woocommerce;
 

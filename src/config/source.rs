@@ -1,8 +1,20 @@
 //! A shop: `[[source]]` in the file, or a `…_WEBHOOK_SECRET` in the environment.
+//!
+//! A variable turns on the source named after its kind. A `[[source]]` of that name and kind joins with it, so
+//! that policies can live in the file and secrets in the environment; where both give a secret, the
+//! environment wins.
+
+use std::collections::BTreeMap;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::Needs;
+use super::check;
+use super::fault::{Findings, Given, Origin};
+use super::file::Entry;
+use super::layers::{self, Layers};
+use super::target;
 use crate::domain::{SourceName, TargetName};
 
 /// One configured shop.
@@ -12,7 +24,8 @@ pub struct Source {
     pub name: SourceName,
     /// Which adapter verifies and parses.
     pub kind: ShopKind,
-    /// The webhook secret and, while it is rotated, the previous one. Never empty.
+    /// The webhook secret and, while it is rotated, the previous one. Never empty texts; none at all only
+    /// where the process takes no webhooks in ([`Needs::intake`] is false) and was given none.
     pub secrets: Vec<SecretString>,
     /// Which tenant its customers belong to.
     pub target: TargetName,
@@ -39,6 +52,19 @@ pub enum ShopKind {
 }
 
 impl ShopKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Shopify, Self::WooCommerce, Self::Generic];
+
+    /// The variable that turns on the source named after this kind.
+    #[must_use]
+    pub fn secret_variable(self) -> &'static str {
+        match self {
+            Self::Shopify => "SHOPIFY_WEBHOOK_SECRET",
+            Self::WooCommerce => "WOOCOMMERCE_WEBHOOK_SECRET",
+            Self::Generic => "GENERIC_WEBHOOK_SECRET",
+        }
+    }
+
     /// As in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -107,4 +133,197 @@ pub enum SingleAddress {
     Billing,
     /// To the shipping address only.
     Shipping,
+}
+
+/// Variables of shops that this version has no adapter for.
+const WITHOUT_ADAPTER: [(&str, &str); 2] =
+    [("SHOPWARE_WEBHOOK_SECRET", "Shopware"), ("BIGCOMMERCE_WEBHOOK_SECRET", "BigCommerce")];
+
+/// A variable's secret and the one being rotated out, as written.
+struct Secrets<'a> {
+    current: Option<&'a Given>,
+    previous: Option<&'a Given>,
+}
+
+/// What sources are checked against.
+pub(super) struct Surroundings<'a> {
+    /// The variables over the file's top level.
+    pub(super) layers: &'a Layers,
+    /// What the process will do.
+    pub(super) needs: Needs,
+    /// The targets there are, where a source must name one of them; a process that only takes webhooks in need
+    /// not know them.
+    pub(super) targets: Option<&'a target::Read>,
+}
+
+/// The sources of file and environment together.
+pub(super) fn read(surroundings: &Surroundings<'_>, entries: &[Entry], findings: &mut Findings) -> Vec<Source> {
+    let layers = surroundings.layers;
+    let mut sources = Vec::new();
+    let mut first_lines: BTreeMap<SourceName, Origin> = BTreeMap::new();
+    for entry in entries {
+        let Some(name) = name(entry, findings) else { continue };
+        if let Some(first) = first_lines.get(&name) {
+            let message = format!("there is a source of this name already ({first}): names must differ");
+            findings.fault(entry.title.clone(), entry.origin.clone(), message);
+            continue;
+        }
+        first_lines.insert(name.clone(), entry.origin.clone());
+        sources.extend(from_entry(name, surroundings, entry, findings));
+    }
+    for kind in ShopKind::ALL {
+        let written = variables(layers, kind.secret_variable());
+        let is_in_file = first_lines.keys().any(|name| name.as_str() == kind.as_str());
+        if !is_in_file {
+            report_lone_previous(kind.secret_variable(), &written, findings);
+            let secrets = secrets(Some(kind), written.current, written.previous, findings);
+            if written.current.is_some() {
+                sources.push(from_variable(kind, secrets));
+            }
+        }
+    }
+    for (variable, shop) in WITHOUT_ADAPTER {
+        let written = variables(layers, variable);
+        report_lone_previous(variable, &written, findings);
+        secrets(None, written.current, written.previous, findings);
+        if written.current.is_some() {
+            findings.notice(format!(
+                "{variable} is set, but this version has no adapter for {shop}: its source stays off; its webhooks \
+                 can be passed on through the generic source"
+            ));
+        }
+    }
+    sources
+}
+
+fn name(entry: &Entry, findings: &mut Findings) -> Option<SourceName> {
+    let Some(given) = entry.get("name") else {
+        let message = "is missing: name the source as its address shall end, /webhooks/{name}";
+        findings.fault(entry.key("name"), entry.origin.clone(), message);
+        return None;
+    };
+    findings.read(given, |text| SourceName::parse(text).map_err(|error| error.to_string()))
+}
+
+fn from_variable(kind: ShopKind, secrets: Vec<SecretString>) -> Source {
+    Source {
+        name: SourceName::parse(kind.as_str()).expect("kinds are short lower-case words"),
+        kind,
+        secrets,
+        target: TargetName::parse("default").expect("a short lower-case word"),
+        identity: Identity::default(),
+        flexportal_id_field: None,
+        policies: Policies::default(),
+    }
+}
+
+fn from_entry(
+    name: SourceName,
+    surroundings: &Surroundings<'_>,
+    entry: &Entry,
+    findings: &mut Findings,
+) -> Option<Source> {
+    if entry.get("kind").is_none() {
+        let kinds = ShopKind::ALL.map(ShopKind::as_str).join(", ");
+        findings.fault(entry.key("kind"), entry.origin.clone(), format!("is missing: write one of {kinds}"));
+    }
+    let kind = entry.get("kind").and_then(|given| findings.read(given, check::word::<ShopKind>));
+    let secrets = joined_secrets(&name, kind, surroundings, entry, findings);
+    let target = entry.get("target").map_or_else(
+        || TargetName::parse("default").ok(),
+        |given| findings.read(given, |text| target_name(text, surroundings.targets)),
+    );
+    let identity = word_or_default(entry, "identity", findings);
+    let policies = Policies {
+        customer_type: word_or_default(entry, "customer_type", findings),
+        on_delete: word_or_default(entry, "on_delete", findings),
+        on_disable: word_or_default(entry, "on_disable", findings),
+        single_address: word_or_default(entry, "single_address", findings),
+    };
+    let flexportal_id_field = entry.get("flexportal_id_field").map(|given| given.text.trim().to_owned());
+    Some(Source { name, kind: kind?, secrets, target: target?, identity, flexportal_id_field, policies })
+}
+
+fn target_name(text: &str, targets: Option<&target::Read>) -> Result<TargetName, String> {
+    let name = TargetName::parse(text).map_err(|error| error.to_string())?;
+    if targets.is_some_and(|targets| !targets.knows(&name)) {
+        return Err(format!("there is no target `{name}`: add a [[target]] of that name, or name another"));
+    }
+    Ok(name)
+}
+
+fn word_or_default<T: Default + for<'de> Deserialize<'de>>(entry: &Entry, key: &str, findings: &mut Findings) -> T {
+    entry.get(key).and_then(|given| findings.read(given, check::word)).unwrap_or_default()
+}
+
+/// The secrets of a `[[source]]` and of the variable of the same name.
+fn joined_secrets(
+    name: &SourceName,
+    kind: Option<ShopKind>,
+    surroundings: &Surroundings<'_>,
+    entry: &Entry,
+    findings: &mut Findings,
+) -> Vec<SecretString> {
+    let layers = surroundings.layers;
+    let namesake = ShopKind::ALL.into_iter().find(|kind| kind.as_str() == name.as_str());
+    let written =
+        namesake.map_or(Secrets { current: None, previous: None }, |kind| variables(layers, kind.secret_variable()));
+    if let (Some(variable), Some(namesake), Some(kind)) = (written.current.or(written.previous), namesake, kind)
+        && namesake != kind
+    {
+        let message = format!(
+            "{} ({}) turns on a source `{name}` of kind {}, this one is of kind {}: give it another name",
+            variable.key,
+            variable.origin,
+            namesake.as_str(),
+            kind.as_str()
+        );
+        findings.fault(entry.key("kind"), entry.origin.clone(), message);
+        return Vec::new();
+    }
+    let current = layers::join(written.current, entry.get("secret"), findings);
+    let previous = layers::join(written.previous, entry.get("previous_secret"), findings);
+    if current.is_none() {
+        if let Some(previous) = previous {
+            let message = "is set without the secret that replaces it: set that as well, or remove this one";
+            findings.fault(previous.key.clone(), previous.origin.clone(), message);
+        } else if surroundings.needs.intake {
+            let variable = namesake.filter(|namesake| kind.is_none_or(|kind| kind == *namesake));
+            let or =
+                variable.map_or(String::new(), |kind| format!(", or {} in the environment", kind.secret_variable()));
+            let message = format!("is missing: set the shop's webhook secret here{or}");
+            findings.fault(entry.key("secret"), entry.origin.clone(), message);
+        }
+    }
+    secrets(kind, current, previous, findings)
+}
+
+fn variables<'a>(layers: &'a Layers, variable: &str) -> Secrets<'a> {
+    Secrets { current: layers.get(variable), previous: layers.get(&format!("{variable}_PREVIOUS")) }
+}
+
+fn report_lone_previous(variable: &str, written: &Secrets<'_>, findings: &mut Findings) {
+    if let Secrets { current: None, previous: Some(previous) } = written {
+        let message = format!("is set without {variable}, the secret that replaces it: set both, or remove this one");
+        findings.fault(previous.key.clone(), previous.origin.clone(), message);
+    }
+}
+
+fn secrets(
+    kind: Option<ShopKind>,
+    current: Option<&Given>,
+    previous: Option<&Given>,
+    findings: &mut Findings,
+) -> Vec<SecretString> {
+    let mut secrets = Vec::new();
+    for given in [current, previous].into_iter().flatten() {
+        secrets.extend(findings.read(given, |text| check::webhook_secret(kind, text)));
+        if given.text.trim() != given.text && !given.text.trim().is_empty() {
+            findings.notice(format!(
+                "{} ({}) begins or ends with white space, which counts as part of the secret",
+                given.key, given.origin
+            ));
+        }
+    }
+    secrets
 }

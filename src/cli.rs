@@ -1,0 +1,113 @@
+//! The commands: arguments in, a library call, lines out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Needs};
+use crate::telemetry;
+
+mod check;
+//mod demo;
+mod fake_flexportal;
+mod migrate;
+mod send;
+mod serve;
+
+/// Keeps FlexPortal customers in step with a web shop.
+///
+/// It takes the customer webhooks of Shopify, WooCommerce, or anything that signs as Standard Webhooks says,
+/// stores each in Postgres, and sends FlexPortal one update for each change.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// TOML file with the configuration; variables win over it. Default: $FLEXPORTAL_SYNC_CONFIG, else none
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+First minute:   flexportal-sync demo
+To run it:      DATABASE_URL=… FLEXPORTAL_API_KEY=… FLEXPORTAL_TENANT_ID=… SHOPIFY_WEBHOOK_SECRET=… \\
+                flexportal-sync serve
+What failed:    psql $DATABASE_URL -c 'select * from failed_syncs'
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service: webhook intake and sync worker
+    Serve(serve::Serve),
+    /// Apply the database migrations and exit; `serve` does so too
+    Migrate,
+    /// Examine configuration, database, migrations and FlexPortal credentials
+    Check(check::Check),
+    /// See the whole thing work in a minute, without any account
+    //Demo(demo::Demo),
+    /// Sign a webhook as a shop would and post it
+    Send(send::Send),
+    /// Run a stand-in for FlexPortal, for integration tests
+    FakeFlexportal(crate::fake_flexportal::FakeOptions),
+}
+
+/// Runs a command to its exit code; errors go to standard error.
+pub async fn run(cli: Cli) -> ExitCode {
+    let file = cli.config.as_deref();
+    let result = match cli.command {
+        Command::Serve(serve) => serve.run(file).await,
+        Command::Migrate => migrate::run(file).await,
+        Command::Check(check) => check.run(file).await,
+        //Command::Demo(demo) => demo.run().await,
+        Command::Send(send) => send.run().await,
+        Command::FakeFlexportal(options) => fake_flexportal::run(options).await,
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if error.is::<ConfigError>() => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the configuration and starts logging as it says.
+fn configure(file: Option<&std::path::Path>, needs: Needs) -> anyhow::Result<Config> {
+    let config = Config::load(file, needs)?;
+    telemetry::start(config.log_format, config.log_filter.as_deref());
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    Ok(config)
+}
+
+/// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once.
+async fn asked_to_leave() {
+    a_signal().await;
+    tokio::spawn(async {
+        a_signal().await;
+        eprintln!("leaving at once: customers in flight are taken over when their lease ends");
+        std::process::exit(1);
+    });
+}
+
+async fn a_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

@@ -1,0 +1,93 @@
+//! `send`: a webhook as the shop would send it, to try a connection.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::config::ShopKind;
+use crate::domain::Clock;
+use crate::shops::sign::{sign, usual_topic};
+
+/// `send`
+#[derive(Debug, Args)]
+pub(super) struct Send {
+    /// Which shop to sign as
+    #[arg(long, value_enum)]
+    kind: ShopKind,
+    /// The webhook secret that the service has for this source
+    #[arg(long, env = "FLEXPORTAL_SYNC_SEND_SECRET", hide_env_values = true)]
+    secret: SecretString,
+    /// Where to post it, such as http://127.0.0.1:8080/webhooks/shopify
+    #[arg(long)]
+    url: Url,
+    /// Body to send instead of the sample; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Topic; default: customers/update for Shopify, customer.updated for WooCommerce; generic bodies carry theirs
+    #[arg(long)]
+    topic: Option<String>,
+    /// Delivery id; the same one twice is answered `duplicate`. Default: a new one
+    #[arg(long, value_name = "ID")]
+    delivery_id: Option<String>,
+}
+
+impl Send {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        if self.secret.expose_secret().trim().is_empty() {
+            bail!("the secret is empty: give the one that the service has for this source");
+        }
+        let body = self.body()?;
+        let topic = self.topic.as_deref().unwrap_or_else(|| usual_topic(self.kind));
+        let delivery_id = self.delivery_id.clone().unwrap_or_else(|| format!("send-{}", uuid::Uuid::new_v4().simple()));
+        let headers = sign(self.kind, &self.secret, topic, &delivery_id, &body, Clock::System.now())
+            .map_err(anyhow::Error::msg)?;
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("no HTTP client")?;
+        let mut request = client.post(self.url.clone()).body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let answer = request
+            .send()
+            .await
+            .with_context(|| format!("nothing answers at {}: is the service running?", self.url))?;
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        println!("{} {}", status.as_u16(), text.trim_end());
+        Ok(match status.as_u16() {
+            200 => ExitCode::SUCCESS,
+            401 => bail!("the signature was refused: compare --secret and --kind with the service's configuration"),
+            404 => bail!("there is no such source: the path is /webhooks/<name>, and its secret must be configured"),
+            _ => ExitCode::FAILURE,
+        })
+    }
+
+    fn body(&self) -> anyhow::Result<Vec<u8>> {
+        match &self.file {
+            None => Ok(sample(self.kind).as_bytes().to_vec()),
+            Some(path) if path.as_os_str() == "-" => {
+                let mut body = Vec::new();
+                std::io::Read::read_to_end(&mut std::io::stdin(), &mut body).context("cannot read standard input")?;
+                Ok(body)
+            }
+            Some(path) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+/// A customer as each shop sends it.
+fn sample(kind: ShopKind) -> &'static str {
+    match kind {
+        ShopKind::Shopify => include_str!("samples/shopify.json"),
+        ShopKind::WooCommerce => include_str!("samples/woocommerce.json"),
+        ShopKind::Generic => include_str!("samples/generic.json"),
+    }
+}

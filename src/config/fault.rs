@@ -1,0 +1,141 @@
+//! What is wrong with a configuration: every fault with its key, where it was written and the mend.
+//!
+//! Neither faults nor notices ever hold the value of a secret.
+
+use std::fmt;
+
+/// All that is wrong with a configuration; prints one line per fault. Becomes exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    faults: Vec<Fault>,
+}
+
+impl ConfigError {
+    /// The faults, in the order they were found; never empty.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The variable or key of the file.
+    pub key: String,
+    /// Where it was written.
+    pub origin: Origin,
+    /// What is wrong with it and what is allowed.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin {
+            Origin::Unset => write!(f, "{}: {}", self.key, self.message),
+            _ => write!(f, "{} ({}): {}", self.key, self.origin, self.message),
+        }
+    }
+}
+
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A variable of the process.
+    Environment,
+    /// `.env` in the working directory.
+    DotEnv {
+        /// Line, counted from 1, where it is known.
+        line: Option<usize>,
+    },
+    /// The configuration file.
+    File {
+        /// The file's name as given.
+        name: String,
+        /// Line, counted from 1, where it is known.
+        line: Option<usize>,
+    },
+    /// An argument of the command line.
+    CommandLine,
+    /// Nowhere: it is missing.
+    Unset,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, line) = match self {
+            Self::Environment => ("environment", None),
+            Self::DotEnv { line } => (".env", *line),
+            Self::File { name, line } => (name.as_str(), *line),
+            Self::CommandLine => ("command line", None),
+            Self::Unset => ("not set", None),
+        };
+        f.write_str(name)?;
+        line.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}
+
+/// A value as written, with its key and place. No `Debug`: it may be a secret.
+#[derive(Clone)]
+pub(super) struct Given {
+    /// As it is called in a fault.
+    pub(super) key: String,
+    /// The value.
+    pub(super) text: String,
+    /// Where it was written.
+    pub(super) origin: Origin,
+}
+
+/// Collects what is found wrong or remarkable, so that one run shows all of it.
+#[derive(Default)]
+pub(super) struct Findings {
+    faults: Vec<Fault>,
+    notices: Vec<String>,
+}
+
+impl Findings {
+    /// Something that must be mended.
+    pub(super) fn fault(&mut self, key: impl Into<String>, origin: Origin, message: impl Into<String>) {
+        self.faults.push(Fault { key: key.into(), origin, message: message.into() });
+    }
+
+    /// Something required that is not there.
+    pub(super) fn missing(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.fault(key, Origin::Unset, message);
+    }
+
+    /// Something that is allowed but that somebody should know.
+    pub(super) fn notice(&mut self, text: impl Into<String>) {
+        self.notices.push(text.into());
+    }
+
+    /// What `parse` makes of the value; a refusal is recorded as a fault.
+    pub(super) fn read<T>(&mut self, given: &Given, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match parse(&given.text) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.fault(given.key.clone(), given.origin.clone(), message);
+                None
+            }
+        }
+    }
+
+    /// The notices, if nothing was wrong.
+    pub(super) fn into_notices(self) -> Result<Vec<String>, ConfigError> {
+        if self.faults.is_empty() { Ok(self.notices) } else { Err(ConfigError { faults: self.faults }) }
+    }
+}

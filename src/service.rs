@@ -1,0 +1,276 @@
+//! The service, put together: intake and worker around one outbox.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Source};
+use crate::domain::{Clock, Dice, EventIds};
+use crate::http::{AppState, app};
+use crate::outbox::{Committer, Outbox, StoreError, Wake};
+use crate::shops::Shop;
+use crate::sync::Worker;
+
+/// Which parts run in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Intake and worker.
+    All,
+    /// Webhook intake only.
+    Intake,
+    /// Sync worker only; the probes answer all the same.
+    Worker,
+}
+
+impl Role {
+    /// Whether webhooks are taken.
+    #[must_use]
+    pub fn takes_webhooks(self) -> bool {
+        matches!(self, Self::All | Self::Intake)
+    }
+
+    /// Whether customers are synced.
+    #[must_use]
+    pub fn syncs(self) -> bool {
+        matches!(self, Self::All | Self::Worker)
+    }
+}
+
+/// Connections to Postgres per process: commits and probes of intake, and what the worker's tasks need, each
+/// for a statement at a time.
+const CONNECTIONS: u32 = 10;
+/// Answers that are under way at SIGTERM get this long; the worker has its own limit.
+const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two attempts to reach the database at the start.
+const DATABASE_DELAY: Duration = Duration::from_secs(1);
+
+/// The parts of a service, ready but not running.
+#[derive(Debug)]
+pub struct Service {
+    outbox: Outbox,
+    shops: Arc<[Arc<Shop>]>,
+    /// The worker, if this process has one; tests drive it by hand.
+    pub worker: Option<Worker>,
+    wake: Wake,
+    clock: Clock,
+    max_body_bytes: usize,
+    role: Role,
+    target_names: Vec<crate::domain::TargetName>,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    shutdown: CancellationToken,
+    parts: Vec<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Puts the parts together; reaches for nothing yet.
+    ///
+    /// # Errors
+    /// What of the configuration cannot be used.
+    pub fn new(config: &Config, role: Role, clock: Clock, dice: Dice) -> anyhow::Result<Self> {
+        let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
+        let outbox = Outbox::new(database_url, CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
+        let shops: Vec<_> = config
+            .sources
+            .iter()
+            .cloned()
+            .map(|source| Shop::new(source).map(Arc::new))
+            .collect::<Result<_, _>>()
+            .map_err(anyhow::Error::msg)?;
+        let wake = Wake::default();
+        let worker = role
+            .syncs()
+            .then(|| Worker::new(config, &shops, outbox.clone(), wake.clone(), &clock, dice))
+            .transpose()
+            .map_err(anyhow::Error::msg)?;
+        Ok(Self {
+            outbox,
+            shops: shops.into(),
+            worker,
+            wake,
+            clock,
+            max_body_bytes: config.max_body_bytes,
+            role,
+            target_names: config.targets.iter().map(|target| target.name.clone()).collect(),
+        })
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Brings the database up to date, waiting for one that is away, and notes what is configured.
+    ///
+    /// # Errors
+    /// What waiting will not mend: a password, a missing database, migrations of another version.
+    pub async fn prepare_database(&self, migrate: bool) -> anyhow::Result<()> {
+        loop {
+            match self.try_prepare(migrate).await {
+                Ok(()) => return Ok(()),
+                Err(error) if may_pass(&error) => {
+                    tracing::warn!(error = %error, "the database is away; trying again every second");
+                    tokio::time::sleep(DATABASE_DELAY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn try_prepare(&self, migrate: bool) -> Result<(), StoreError> {
+        if migrate {
+            self.outbox.migrate().await?;
+        }
+        let sources: Vec<&Source> = self.shops.iter().map(|shop| shop.source()).collect();
+        self.outbox.register(&sources, &self.target_names).await
+    }
+
+    /// Runs the parts in the background, on a listener that is bound already.
+    ///
+    /// # Errors
+    /// If the listener has no address.
+    pub fn start(
+        self,
+        listener: TcpListener,
+        prepare: Prepare,
+    ) -> anyhow::Result<(Running, JoinHandle<anyhow::Result<()>>)> {
+        let addr = listener.local_addr().context("the listener has no address")?;
+        let shutdown = CancellationToken::new();
+        let wake = self.wake.clone();
+        let committer = self.role.takes_webhooks().then(|| Committer::start(self.outbox.clone(), move || wake.wake()));
+        let state = AppState {
+            shops: self.shops.clone(),
+            committer,
+            outbox: self.outbox.clone(),
+            clock: self.clock.clone(),
+            ids: Arc::new(EventIds::default()),
+            max_body_bytes: self.max_body_bytes,
+        };
+        // Small answers must not wait for more to send.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        let serving = axum::serve(listener, app(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let mut parts = vec![tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(error = %error, "listening ended");
+            }
+        })];
+        let prepared = CancellationToken::new();
+        if let Some(worker) = self.worker.clone() {
+            let (prepared, shutdown) = (prepared.clone(), shutdown.clone());
+            parts.push(tokio::spawn(async move {
+                tokio::select! {
+                    () = prepared.cancelled() => worker.run(shutdown).await,
+                    () = shutdown.cancelled() => {}
+                }
+            }));
+        }
+        let preparing = tokio::spawn(async move {
+            let result = match prepare {
+                Prepare::Migrate => self.prepare_database(true).await,
+                Prepare::Leave => self.prepare_database(false).await,
+                Prepare::Nothing => Ok(()),
+            };
+            if result.is_ok() {
+                prepared.cancel();
+            }
+            result
+        });
+        Ok((Running { addr, shutdown, parts }, preparing))
+    }
+}
+
+/// What a starting service does to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepare {
+    /// Applies missing migrations.
+    Migrate,
+    /// Leaves the schema as it is.
+    Leave,
+    /// It was prepared before.
+    Nothing,
+}
+
+impl Running {
+    /// Stops taking in and claiming, and finishes what is under way.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        let serving = self.parts.remove(0);
+        if tokio::time::timeout(LAST_ANSWERS_WITHIN, serving).await.is_err() {
+            tracing::warn!("some connections were still open");
+        }
+        for part in self.parts {
+            let _ = part.await;
+        }
+    }
+}
+
+/// Runs the service until `signal`, then leaves in order.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let service = Service::new(config, role, Clock::System, Dice::Random)?;
+    let listener = match TcpListener::bind(config.listen_addr).await {
+        Ok(listener) => listener,
+        Err(error) => bail!(
+            "cannot listen on {}: {error}\nchoose another LISTEN_ADDR, or stop what listens there",
+            config.listen_addr
+        ),
+    };
+    let outbox = service.outbox().clone();
+    let prepare = if migrate { Prepare::Migrate } else { Prepare::Leave };
+    let (running, mut preparing) = service.start(listener, prepare)?;
+    tracing::info!(
+        addr = %running.addr,
+        role = ?role,
+        sources = ?config.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>(),
+        targets = ?config.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    let mut signal = std::pin::pin!(signal);
+    let prepared = tokio::select! {
+        prepared = &mut preparing => Some(prepared),
+        () = &mut signal => None,
+    };
+    match prepared {
+        Some(Ok(Ok(()))) => {
+            tracing::info!("ready");
+            signal.await;
+        }
+        Some(Ok(Err(error))) => return Err(error),
+        Some(Err(panic)) => bail!("preparing the database failed: {panic}"),
+        None => preparing.abort(),
+    }
+    tracing::info!("leaving: finishing what is under way");
+    running.stop().await;
+    outbox.close().await;
+    tracing::info!("left");
+    Ok(())
+}
+
+/// Whether waiting may mend it: not a wrong password (class 28), a missing database (3D), or missing rights
+/// and tables (42).
+fn may_pass(error: &StoreError) -> bool {
+    let error = match error {
+        StoreError::Unavailable(error) | StoreError::Migrations(sqlx::migrate::MigrateError::Execute(error)) => error,
+        StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::Migrations(_) => return false,
+    };
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
+}

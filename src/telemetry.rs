@@ -1,0 +1,25 @@
+//! Logs, on standard error: lines for people on a terminal, JSON elsewhere. Never bodies, names, e-mail
+//! addresses or secrets.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Starts logging for the process; a second call does nothing.
+///
+/// `filter` is `RUST_LOG`; one that cannot be read counts as `info`.
+pub fn start(format: Option<LogFormat>, filter: Option<&str>) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let filter = filter.and_then(|filter| EnvFilter::try_new(filter).ok());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal);
+    // Fails only if a subscriber is there already.
+    let _ = match format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json }) {
+        LogFormat::Text => logs.with_target(false).try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).with_target(false).try_init(),
+    };
+}
