@@ -20,4 +20,4 @@ pub mod service;
 pub mod shops;
 pub mod sync;
 pub mod telemetry;
-//pub mod throwaway_postgres;
+pub mod throwaway_postgres;

@@ -76,7 +76,8 @@ async fn database(config: &Config, report: &mut Report) {
     };
     match outbox.server_version().await {
         Err(error) => {
-            return report.bad("database", &format!("{error}; check that Postgres runs and that DATABASE_URL is right"));
+            return report
+                .bad("database", &format!("{error}; check that Postgres runs and that DATABASE_URL is right"));
         }
         Ok(version) => {
             let major = version.split(['.', ' ']).next().and_then(|major| major.parse::<u32>().ok());

@@ -1,0 +1,13 @@
+//! Everything that needs a Postgres, a socket or the binary: one test program, one database per test.
+
+#![expect(unreachable_pub, reason = "one program: what its modules share is pub, and nobody else can reach it")]
+
+mod cli;
+mod container;
+mod crashes;
+mod hostile;
+mod intake;
+mod outbox;
+mod payloads;
+mod support;
+mod worker;

@@ -1,0 +1,123 @@
+//! The store by itself.
+
+use flexportal_sync::domain::{DeliveryId, EventIds, ShopCustomerId, SourceName, TargetName};
+use flexportal_sync::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
+use flexportal_sync::shops::{Concerns, Delivery};
+
+use crate::support::App;
+
+fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &str) -> NewEvent {
+    let now = app.clock.now();
+    NewEvent {
+        id: ids.next(now),
+        source: SourceName::parse("shop").expect("a name"),
+        target: TargetName::parse("default").expect("a name"),
+        received_at: now,
+        delivery: Delivery {
+            delivery_id: DeliveryId::parse(delivery).expect("an id"),
+            topic: "customer.updated".into(),
+            customer: Some(ShopCustomerId::parse(customer).expect("an id")),
+            email: None,
+            occurred_at: None,
+            concerns: Concerns::Customer,
+            payload: payload.into(),
+            warnings: vec!["one".into(), "two".into()],
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_stored_in_one_go_and_duplicates_point_to_the_first() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    let events = [
+        event(&ids, &app, "d1", "c1", "{}"),
+        event(&ids, &app, "d2", "c1", "{}"),
+        event(&ids, &app, "d1", "c1", r#"{"again": true}"#),
+        event(&ids, &app, "d3", "c2", "{}"),
+    ];
+    let outcomes = app.outbox.store(&events).await.expect("stored");
+    assert_eq!(
+        outcomes,
+        [
+            StoreOutcome::Stored(events[0].id),
+            StoreOutcome::Stored(events[1].id),
+            StoreOutcome::Duplicate(events[0].id),
+            StoreOutcome::Stored(events[3].id),
+        ]
+    );
+    let again = app
+        .outbox
+        .store(
+            &events[1..2]
+                .iter()
+                .cloned()
+                .map(|mut event| {
+                    event.id = ids.next(app.clock.now());
+                    event
+                })
+                .collect::<Vec<_>>(),
+        )
+        .await
+        .expect("stored");
+    assert_eq!(again, [StoreOutcome::Duplicate(events[1].id)]);
+    assert_eq!(app.count("select count(*) from outbox_events where warnings = '{one,two}'").await, 3);
+    assert_eq!(app.count("select count(*) from waiting_customers").await, 2, "the queue is customers, not events");
+    assert_eq!(app.count("select revision from waiting_customers where shop_customer_id = 'c1'").await, 1);
+}
+
+#[tokio::test]
+async fn one_delivery_that_postgres_refuses_does_not_take_its_group_with_it() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    let committer = Committer::start(app.outbox.clone(), || {});
+    let good = [event(&ids, &app, "g1", "c", "{}"), event(&ids, &app, "g2", "c", "{}")];
+    let bad = event(&ids, &app, "b", "c", r#"{"a": "\u0000"}"#);
+    let (first, second, third) =
+        tokio::join!(committer.commit(good[0].clone()), committer.commit(bad), committer.commit(good[1].clone()));
+    assert_eq!(first.expect("stored"), StoreOutcome::Stored(good[0].id));
+    assert!(matches!(second, Err(CommitError::Refused)));
+    assert_eq!(third.expect("stored"), StoreOutcome::Stored(good[1].id));
+}
+
+#[tokio::test]
+async fn two_processes_that_store_the_same_deliveries_do_not_block_each_other() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    let forward: Vec<_> = (0..200).map(|n| event(&ids, &app, &format!("d{n}"), &format!("c{}", n % 7), "{}")).collect();
+    let backward: Vec<_> =
+        (0..200).rev().map(|n| event(&ids, &app, &format!("d{n}"), &format!("c{}", n % 7), "{}")).collect();
+    let (one, other) = tokio::join!(app.outbox.store(&forward), app.outbox.store(&backward));
+    let stored = |outcomes: &[StoreOutcome]| {
+        outcomes.iter().filter(|outcome| matches!(outcome, StoreOutcome::Stored(_))).count()
+    };
+    assert_eq!(stored(&one.expect("stored")) + stored(&other.expect("stored")), 200);
+    assert_eq!(app.count("select count(*) from outbox_events").await, 200);
+}
+
+#[tokio::test]
+async fn everything_that_people_read_carries_a_comment() {
+    let app = App::start().await;
+    let uncommented = app
+        .count(
+            "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+             where n.nspname = 'public' and c.relkind in ('r', 'v') and c.relname <> '_sqlx_migrations'
+               and (obj_description(c.oid) is null or col_description(c.oid, a.attnum) is null)",
+        )
+        .await;
+    assert_eq!(uncommented, 0);
+}
+
+#[tokio::test]
+async fn outbox_events_has_the_columns_of_the_contract() {
+    let app = App::start().await;
+    for sql in [
+        "select id, source, delivery_id, topic, shop_customer_id, email, occurred_at, received_at, payload, status, attempts, next_attempt_at, last_http_status, last_error_code, last_error, warnings, flexportal_customer_id, superseded_by, finished_at from outbox_events",
+        "select event_id, attempt, started_at, duration_ms, request_body, http_status, error_code, error, response_body from sync_attempts",
+        "select source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged from customer_links",
+        "select 1 from failed_syncs, failure_groups, customer_sync_state, sync_backlog",
+    ] {
+        sqlx::query(sql).fetch_all(&app.db.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}

@@ -1,0 +1,70 @@
+//! One Postgres per test run, found as `demo` finds it; one database per test, copied from a migrated template.
+
+use flexportal_sync::domain::Clock;
+use flexportal_sync::outbox::Outbox;
+use flexportal_sync::throwaway_postgres::{
+    Durability, FoundPostgres, create_database, drop_database, fresh_database_name,
+};
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::OnceLock;
+use tokio::runtime::Runtime;
+
+/// The server of this run. It lives on a runtime of its own, since each test's ends with the test.
+struct Server {
+    runtime: Runtime,
+    postgres: FoundPostgres,
+    template: String,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+
+fn server() -> &'static Server {
+    SERVER.get_or_init(|| {
+        let start = || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+            let (postgres, template) = runtime.block_on(async {
+                let given =
+                    std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok()).map(SecretString::from);
+                let postgres = FoundPostgres::find(given.as_ref(), Durability::Fast).await?;
+                eprintln!("tests run on {}", postgres.describe());
+                let template = fresh_database_name("flexportal_sync_template");
+                let url = create_database(postgres.url(), &template, None).await?;
+                let outbox = Outbox::new(&url, 1, Clock::System).map_err(anyhow::Error::msg)?;
+                outbox.migrate().await?;
+                outbox.close().await;
+                anyhow::Ok((postgres, template))
+            })?;
+            anyhow::Ok(Server { runtime, postgres, template })
+        };
+        // Called from within a test's runtime, which may not wait for another one.
+        std::thread::spawn(start).join().expect("no panic").unwrap_or_else(|error| panic!("{error:#}"))
+    })
+}
+
+/// A database of a test's own, gone when the test is over.
+pub struct Database {
+    pub url: SecretString,
+    pub pool: sqlx::PgPool,
+    name: String,
+}
+
+/// Makes one.
+pub async fn database() -> Database {
+    let server = tokio::task::spawn_blocking(server).await.expect("a server");
+    let name = fresh_database_name("flexportal_sync_test");
+    let url = create_database(server.postgres.url(), &name, Some(&server.template)).await.expect("a database");
+    let pool =
+        sqlx::postgres::PgPoolOptions::new().max_connections(3).connect_lazy(url.expose_secret()).expect("a pool");
+    Database { url, pool, name }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some(server) = SERVER.get() else { return };
+        let name = std::mem::take(&mut self.name);
+        // Waits for nobody: what is still there when the run ends goes with a throwaway server.
+        server.runtime.spawn(async move {
+            let _ = drop_database(server.postgres.url(), &name).await;
+        });
+    }
+}
