@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError, Needs};
 use crate::telemetry;
 
 mod check;
-//mod demo;
+mod demo;
 mod fake_flexportal;
 mod migrate;
 mod send;
@@ -46,7 +46,7 @@ enum Command {
     /// Examine configuration, database, migrations and FlexPortal credentials
     Check(check::Check),
     /// See the whole thing work in a minute, without any account
-    //Demo(demo::Demo),
+    Demo(demo::Demo),
     /// Sign a webhook as a shop would and post it
     Send(send::Send),
     /// Run a stand-in for FlexPortal, for integration tests
@@ -60,7 +60,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(serve) => serve.run(file).await,
         Command::Migrate => migrate::run(file).await,
         Command::Check(check) => check.run(file).await,
-        //Command::Demo(demo) => demo.run().await,
+        Command::Demo(demo) => demo.run().await,
         Command::Send(send) => send.run().await,
         Command::FakeFlexportal(options) => fake_flexportal::run(options).await,
     };

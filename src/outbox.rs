@@ -23,6 +23,7 @@ use crate::domain::Clock;
 
 mod claim;
 mod committer;
+mod inspect;
 mod settle;
 mod store;
 mod targets;
@@ -30,6 +31,7 @@ mod wake;
 
 pub use claim::{ClaimedCustomer, Link, WaitingEvent};
 pub use committer::{CommitError, Committer};
+pub use inspect::{EventOutcome, FailedSync};
 pub use settle::{Attempt, EventResult, LinkChange, LinkOrigin, Next, Settled, Settlement};
 pub use store::{NewEvent, StoreOutcome};
 pub use targets::{Budget, Grant, HoldReason, PROBE_INTERVAL};

@@ -84,7 +84,7 @@ impl Send {
 }
 
 /// A customer as each shop sends it.
-fn sample(kind: ShopKind) -> &'static str {
+pub(super) fn sample(kind: ShopKind) -> &'static str {
     match kind {
         ShopKind::Shopify => include_str!("samples/shopify.json"),
         ShopKind::WooCommerce => include_str!("samples/woocommerce.json"),

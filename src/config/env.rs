@@ -86,6 +86,12 @@ impl Variables {
         }
     }
 
+    /// The value of one variable, for what needs no more than that.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.set.get(name).map(|given| given.text.as_str())
+    }
+
     /// The value and where it was set.
     pub(super) fn get(&self, name: &str) -> Option<&Given> {
         self.set.get(name)

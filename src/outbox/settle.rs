@@ -131,8 +131,10 @@ pub enum Next {
 /// Whether the results counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// Written.
-    Written,
+    /// Written; nothing waits for this customer any more.
+    Done,
+    /// Written; the customer is due again, for a retry or for what arrived meanwhile.
+    StillWaiting,
     /// The lease had ended and another worker took over: its word counts, nothing was written.
     LeaseLost,
 }
@@ -145,14 +147,14 @@ impl Outbox {
     pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let released = self.release(&mut transaction, claimed, settlement.next).await?;
-        if !released {
-            return Ok(Settled::LeaseLost);
+        if released == Settled::LeaseLost {
+            return Ok(released);
         }
         write_results(&mut transaction, &settlement.results, self.clock.for_postgres()).await?;
         write_attempts(&mut transaction, &settlement.attempts).await?;
         write_link(&mut transaction, claimed, &settlement.link).await?;
         transaction.commit().await?;
-        Ok(Settled::Written)
+        Ok(released)
     }
 
     /// Gives a customer back: gone if all is done, due at once if something arrived since the claim.
@@ -161,7 +163,7 @@ impl Outbox {
         connection: &mut sqlx::PgConnection,
         claimed: &ClaimedCustomer,
         next: Next,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Settled, StoreError> {
         if next == Next::Done {
             let deleted = sqlx::query!(
                 r#"
@@ -179,7 +181,7 @@ impl Outbox {
             .execute(&mut *connection)
             .await?;
             if deleted.rows_affected() == 1 {
-                return Ok(true);
+                return Ok(Settled::Done);
             }
         }
         let delay = match next {
@@ -210,7 +212,7 @@ impl Outbox {
         )
         .execute(connection)
         .await?;
-        Ok(released.rows_affected() == 1)
+        Ok(if released.rows_affected() == 1 { Settled::StillWaiting } else { Settled::LeaseLost })
     }
 }
 

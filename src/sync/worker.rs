@@ -221,7 +221,12 @@ impl Worker {
             tracing::debug!(error = %error, "unused leave is lost");
         }
         match self.outbox.settle(&claimed, &settlement).await {
-            Ok(Settled::Written) => report(&claimed, &target.name, &settlement),
+            Ok(Settled::Done) => report(&claimed, &target.name, &settlement),
+            Ok(Settled::StillWaiting) => {
+                report(&claimed, &target.name, &settlement);
+                // The loop looked for work while this customer was claimed, and may sleep now.
+                self.wake.wake();
+            }
             Ok(Settled::LeaseLost) => lease_lost(&claimed),
             // The lease runs out and the customer is synced again: the same values once more.
             Err(error) => tracing::warn!(error = %error, source = %claimed.source, "a result could not be written"),

@@ -443,6 +443,22 @@ async fn a_change_that_arrives_during_a_request_is_not_forgotten() {
 }
 
 #[tokio::test]
+async fn a_change_that_arrived_during_a_request_goes_out_right_after_it() {
+    let app = App::start().await;
+    app.fake.set_behaviour(Behaviour { latency_ms: 100, ..Behaviour::default() });
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(app.worker.clone().run(shutdown.clone()));
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.fake.wait_for_requests(1).await;
+    app.deliver(linked(1, 1, &json!({"phone": "2"}))).await;
+    // Sooner than the fallback polls, which is after 3.75 s at the earliest.
+    let second = tokio::time::timeout(Duration::from_secs(3), app.fake.wait_for_requests(2));
+    second.await.expect("the worker is woken");
+    shutdown.cancel();
+    running.await.expect("no panic");
+}
+
+#[tokio::test]
 async fn a_customer_of_a_dead_worker_is_taken_over_when_the_lease_ends() {
     let app = App::start().await;
     let id = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
