@@ -22,8 +22,8 @@ mod serve;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// TOML file with the configuration; variables win over it. Default: $FLEXPORTAL_SYNC_CONFIG, else none
-    #[arg(long, global = true, value_name = "FILE")]
+    /// TOML file with the configuration; environment variables win over it
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Configuration")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

@@ -271,6 +271,6 @@ fn may_pass(error: &StoreError) -> bool {
         StoreError::Unavailable(error) | StoreError::Migrations(sqlx::migrate::MigrateError::Execute(error)) => error,
         StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::Migrations(_) => return false,
     };
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
 }

@@ -7,17 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use crate::config::Identity;
-use crate::domain::{
-    Acknowledged, Acknowledgement, Dice, EventId, EventStatus, Field, FieldValue, FlexportalCustomerId, RetryPolicy,
-    Said, SourceName, ValueHash,
-};
+use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, SourceName};
 use crate::flexportal::{Exchange, FlexportalError, Updated};
 use crate::outbox::{
-    Attempt, ClaimedCustomer, EventResult, HoldReason, Link, LinkChange, LinkOrigin, Next, Outbox, Settlement,
-    StoreError, WaitingEvent,
+    Attempt, ClaimedCustomer, HoldReason, Link, LinkChange, LinkOrigin, Next, Outbox, Settlement, StoreError,
+    WaitingEvent,
 };
 use crate::shops::Shop;
 
@@ -25,20 +20,22 @@ pub mod decide;
 pub mod fold;
 pub mod identify;
 mod requests;
+mod settlement;
 pub mod translate;
 mod worker;
 
 use decide::Verdict;
-use fold::{Folded, ReadEvent};
+use fold::ReadEvent;
 use identify::Match;
 use requests::{Interrupted, Requests};
+use settlement::Closing;
 use translate::Translated;
 pub use worker::{StepOutcome, Worker};
 
 /// After this a value that FlexPortal acknowledged is sent again: staff or an order may have replaced it.
-const ACKNOWLEDGED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const ACKNOWLEDGED_FOR: Duration = Duration::from_hours(24);
 /// Work of a source that is not configured (any more) is looked at again after this.
-const UNCONFIGURED_DELAY: Duration = Duration::from_secs(60);
+const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
 
 /// What every customer's sync needs to know.
 #[derive(Debug)]
@@ -132,8 +129,8 @@ pub(crate) async fn sync_customer(
         });
     }
     let now = outbox.clock().now();
-    let writing = Writing { rules, waiting: &waiting, read: &read, folded: &folded, translated: &translated, now };
-    Ok(Some(writing.settlement(end, unreadable, acknowledged, requests)))
+    let closing = Closing { rules, waiting: &waiting, read: &read, folded: &folded, translated: &translated, now };
+    Ok(Some(closing.settlement(end, unreadable, acknowledged, requests)))
 }
 
 fn read_all(shop: &Shop, waiting: &[WaitingEvent]) -> (Vec<ReadEvent>, Vec<(EventId, String)>) {
@@ -186,10 +183,10 @@ impl Steps<'_, '_> {
                 None => match self.look_up().await? {
                     Ok(Match::One(id)) if stale_id.as_ref() != Some(&id) => (id, Some(LinkOrigin::Lookup)),
                     Ok(Match::Several) => {
-                        return Ok(unmatched("several FlexPortal customers have this e-mail", &stale_id));
+                        return Ok(unmatched("several FlexPortal customers have this e-mail", stale_id.as_ref()));
                     }
                     Ok(Match::One(_) | Match::None) => {
-                        return Ok(unmatched("FlexPortal knows no such customer yet", &stale_id));
+                        return Ok(unmatched("FlexPortal knows no such customer yet", stale_id.as_ref()));
                     }
                     Err(error) => return Ok(self.end_of_error(error, None)),
                 },
@@ -205,7 +202,7 @@ impl Steps<'_, '_> {
                 Ok(updated) => return Ok(End::Synced { id, origin, updated }),
                 Err(FlexportalError::CustomerNotFound) if stale_id.is_none() => stale_id = Some(id),
                 Err(FlexportalError::CustomerNotFound) => {
-                    return Ok(unmatched("FlexPortal does not know the id that it gave itself", &stale_id));
+                    return Ok(unmatched("FlexPortal does not know the id that it gave itself", stale_id.as_ref()));
                 }
                 Err(error) => return Ok(self.end_of_error(error, found)),
             }
@@ -250,199 +247,8 @@ impl Steps<'_, '_> {
     }
 }
 
-fn unmatched(why: &'static str, stale_id: &Option<FlexportalCustomerId>) -> End {
+fn unmatched(why: &'static str, stale_id: Option<&FlexportalCustomerId>) -> End {
     End::Unmatched { why, drop_link: stale_id.is_some() }
-}
-
-/// Puts an end into the words of the outbox.
-struct Writing<'a> {
-    rules: &'a Rules,
-    waiting: &'a [WaitingEvent],
-    read: &'a [ReadEvent],
-    folded: &'a Folded,
-    translated: &'a Translated,
-    now: DateTime<Utc>,
-}
-
-impl Writing<'_> {
-    fn settlement(
-        &self,
-        end: Option<End>,
-        unreadable: Vec<(EventId, String)>,
-        acknowledged: Acknowledged,
-        requests: &mut Requests<'_>,
-    ) -> Settlement {
-        let mut results = Vec::new();
-        for (event, error) in unreadable {
-            let mut result = self.result(event, EventStatus::Failed);
-            result.error_code = Some("UNREADABLE".to_owned());
-            result.error = Some(error);
-            results.push(result);
-        }
-        for event in &self.folded.silent {
-            results.push(self.result(*event, EventStatus::Unchanged));
-        }
-        for (event, successor) in &self.folded.superseded {
-            let mut result = self.result(*event, EventStatus::Superseded);
-            result.superseded_by = Some(*successor);
-            results.push(result);
-        }
-        let (Some(end), Some(head)) = (end, self.folded.head) else {
-            return Settlement { results, attempts: requests.take_log(), link: LinkChange::Keep, next: Next::Done };
-        };
-        let (link, next) = self.head_and_contributors(&mut results, head, end, acknowledged, requests.last_status());
-        Settlement { results, attempts: requests.take_log(), link, next }
-    }
-
-    /// The head and the events whose words went out with it share its fate; once it is settled as sent, or as
-    /// known already, the contributors are superseded by it.
-    fn head_and_contributors(
-        &self,
-        results: &mut Vec<EventResult>,
-        head: EventId,
-        end: End,
-        acknowledged: Acknowledged,
-        http_status: Option<u16>,
-    ) -> (LinkChange, Next) {
-        let together = || std::iter::once(head).chain(self.folded.contributors.iter().copied());
-        let settled =
-            |id: Option<&FlexportalCustomerId>, status, warnings: Vec<String>, results: &mut Vec<EventResult>| {
-                for event in together() {
-                    let mut result = self.result(event, if event == head { status } else { EventStatus::Superseded });
-                    result.flexportal_id = id.cloned();
-                    if event == head {
-                        result.attempts += u32::from(status == EventStatus::Synced);
-                        result.http_status = http_status.filter(|_| status == EventStatus::Synced);
-                        result.warnings.extend(warnings.iter().cloned());
-                    } else {
-                        result.superseded_by = Some(head);
-                    }
-                    results.push(result);
-                }
-            };
-        let mut not_settled =
-            |status, error: Option<&FlexportalError>, counts: bool, is_final: &dyn Fn(EventId) -> bool| {
-                for event in together() {
-                    let mut result = self.result(event, status);
-                    result.attempts += u32::from(counts);
-                    result.http_status = http_status;
-                    result.error_code = error.and_then(FlexportalError::code).map(str::to_owned);
-                    result.error = error.map(ToString::to_string);
-                    result.is_final = is_final(event);
-                    results.push(result);
-                }
-            };
-        match end {
-            End::Synced { id, origin, updated } => {
-                let (email, warning) = self.compare_email(&updated);
-                settled(Some(&id), EventStatus::Synced, warning.into_iter().collect(), results);
-                (self.acknowledge(acknowledged, id, origin, Some(email)), Next::Done)
-            }
-            End::Unchanged { id, origin } => {
-                settled(id.as_ref(), EventStatus::Unchanged, vec![], results);
-                let link = id.map_or(LinkChange::Keep, |id| self.acknowledge(acknowledged, id, origin, None));
-                (link, Next::Done)
-            }
-            End::Unmatched { why, drop_link } => {
-                let is_over = |event| self.age(event) >= self.rules.unmatched_max_age;
-                not_settled(EventStatus::Unmatched, None, false, &is_over);
-                let all_over = together().all(is_over);
-                for result in results.iter_mut().filter(|result| result.status == EventStatus::Unmatched) {
-                    result.error_code = Some("UNMATCHED".to_owned());
-                    result.error = Some(why.to_owned());
-                }
-                let link = if drop_link { LinkChange::Drop } else { LinkChange::Keep };
-                (link, if all_over { Next::Done } else { Next::In(self.rules.unmatched_retry_interval) })
-            }
-            End::Failed(error) => {
-                not_settled(EventStatus::Failed, Some(&error), true, &|_| true);
-                (LinkChange::Keep, Next::Done)
-            }
-            End::Retry(error, delay) => {
-                not_settled(EventStatus::Pending, Some(&error), true, &|_| false);
-                (LinkChange::Keep, Next::In(delay))
-            }
-            End::Later { error, found } => {
-                if error.is_some() {
-                    not_settled(EventStatus::Pending, error.as_ref(), false, &|_| false);
-                }
-                let link = found
-                    .map_or(LinkChange::Keep, |(flexportal_id, origin)| LinkChange::Found { flexportal_id, origin });
-                (link, Next::In(Duration::ZERO))
-            }
-        }
-    }
-
-    fn result(&self, event: EventId, status: EventStatus) -> EventResult {
-        let waiting = self.waiting.iter().find(|waiting| waiting.id == event);
-        let said = self.read.iter().find(|read| read.id == event);
-        let mut warnings = said.map(|read| read.event.warnings.clone()).unwrap_or_default();
-        if self.folded.head == Some(event) {
-            warnings.extend(self.translated.warnings.iter().cloned());
-        }
-        EventResult {
-            event,
-            status,
-            attempts: waiting.map_or(0, |waiting| waiting.attempts),
-            http_status: None,
-            error_code: None,
-            error: None,
-            warnings,
-            flexportal_id: None,
-            superseded_by: None,
-            is_final: status != EventStatus::Pending && status != EventStatus::Unmatched,
-        }
-    }
-
-    fn age(&self, event: EventId) -> Duration {
-        let waiting = self.waiting.iter().find(|waiting| waiting.id == event);
-        waiting.map_or(Duration::ZERO, |waiting| (self.now - waiting.received_at).to_std().unwrap_or_default())
-    }
-
-    /// Which e-mail FlexPortal is known to have, and a warning if it is not the shop's.
-    fn compare_email(&self, updated: &Updated) -> (Option<ValueHash>, Option<String>) {
-        let Some(Said::Value(FieldValue::Text(ours))) =
-            self.folded.fields.get(&Field::Email).map(|spoken| &spoken.said)
-        else {
-            return (None, None);
-        };
-        match &updated.email {
-            Some(theirs) if theirs.to_lowercase() != ours.to_lowercase() => {
-                (None, Some(translate::EMAIL_DIFFERS.to_owned()))
-            }
-            Some(_) => (Some(ValueHash::of(ours)), None),
-            None => (None, None),
-        }
-    }
-
-    /// Notes what is settled now: every field that was spoken for, and, if something was sent, the values.
-    fn acknowledge(
-        &self,
-        mut acknowledged: Acknowledged,
-        flexportal_id: FlexportalCustomerId,
-        origin: Option<LinkOrigin>,
-        sent_with_email: Option<Option<ValueHash>>,
-    ) -> LinkChange {
-        for (field, spoken) in &self.folded.fields {
-            let (at, event) = spoken.moment;
-            let entry = acknowledged.0.entry(*field).or_insert(Acknowledgement { at, event, hash: None, acked: None });
-            (entry.at, entry.event) = (at, event);
-            let Some(email) = &sent_with_email else { continue };
-            let hash = if *field == Field::Email { email.as_ref() } else { self.translated.sent.get(field) };
-            if let Some(hash) = hash {
-                entry.hash = Some(hash.clone());
-                entry.acked = Some(self.now);
-            }
-        }
-        let newest = self.folded.fields.values().map(|spoken| spoken.moment.0).max();
-        LinkChange::Acknowledged {
-            flexportal_id,
-            origin,
-            acknowledged,
-            occurred_at: newest.unwrap_or(self.now),
-            synced_at: sent_with_email.is_some().then_some(self.now),
-        }
-    }
 }
 
 /// One request as it is recorded.

@@ -15,7 +15,7 @@ use crate::outbox::Outbox;
 /// `check`
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// Ask only whether the service at LISTEN_ADDR lives (for container health checks)
+    /// Ask only whether the service lives (for container health checks)
     #[arg(long)]
     alive: bool,
 }
@@ -33,9 +33,9 @@ impl Check {
         let config = match Config::load(file, Needs::EVERYTHING) {
             Ok(config) => {
                 let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-                report.good("configuration", &format!("sources: {}", names.join(", ")));
+                Report::good("configuration", &format!("sources: {}", names.join(", ")));
                 for notice in &config.notices {
-                    report.note("configuration", notice);
+                    Report::note("configuration", notice);
                 }
                 Some(config)
             }
@@ -53,7 +53,7 @@ impl Check {
                     Err(error) => Err(error),
                 };
                 match pinged {
-                    Ok(()) => report.good(&what, &format!("{} takes the credentials", target.base_url)),
+                    Ok(()) => Report::good(&what, &format!("{} takes the credentials", target.base_url)),
                     Err(error) => report.bad(
                         &what,
                         &format!(
@@ -84,12 +84,12 @@ async fn database(config: &Config, report: &mut Report) {
             if major.is_some_and(|major| major < OLDEST_POSTGRES) {
                 report.bad("database", &format!("Postgres {version} is too old: {OLDEST_POSTGRES} or later is needed"));
             } else {
-                report.good("database", &format!("Postgres {version}"));
+                Report::good("database", &format!("Postgres {version}"));
             }
         }
     }
     match outbox.missing_migrations().await {
-        Ok(0) => report.good("migrations", "all applied"),
+        Ok(0) => Report::good("migrations", "all applied"),
         Ok(missing) => report.bad("migrations", &format!("{missing} are missing: run flexportal-sync migrate")),
         Err(error) => report.bad("migrations", &error.to_string()),
     }
@@ -115,11 +115,11 @@ struct Report {
 }
 
 impl Report {
-    fn good(&self, what: &str, detail: &str) {
+    fn good(what: &str, detail: &str) {
         println!("ok    {what}: {detail}");
     }
 
-    fn note(&self, what: &str, detail: &str) {
+    fn note(what: &str, detail: &str) {
         println!("note  {what}: {detail}");
     }
 

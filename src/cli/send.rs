@@ -22,8 +22,8 @@ pub(super) struct Send {
     /// The webhook secret that the service has for this source
     #[arg(long, env = "FLEXPORTAL_SYNC_SEND_SECRET", hide_env_values = true)]
     secret: SecretString,
-    /// Where to post it, such as http://127.0.0.1:8080/webhooks/shopify
-    #[arg(long)]
+    /// Where to post it: the service's address and `/webhooks/<source>`
+    #[arg(long, value_name = "URL")]
     url: Url,
     /// Body to send instead of the sample; `-` reads standard input
     #[arg(long, value_name = "FILE")]

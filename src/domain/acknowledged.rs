@@ -40,6 +40,6 @@ impl ValueHash {
         // Field types are strings and structs of strings: they always serialise.
         let json = serde_json::to_vec(value).unwrap_or_default();
         let digest = Sha256::digest(&json);
-        Self(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        Self(hex::encode(&digest[..8]))
     }
 }

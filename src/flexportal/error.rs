@@ -1,5 +1,6 @@
 //! What can come of a request, from the caller's point of view.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -99,7 +100,8 @@ impl ErrorBody {
         for detail in &self.error.details {
             let path = detail.path.as_deref().unwrap_or("?");
             let message = detail.message.as_deref().unwrap_or("is not valid");
-            line.push_str(&format!("; {path}: {message}"));
+            // Writing to a string cannot fail.
+            let _ = write!(line, "; {path}: {message}");
         }
         line
     }
@@ -109,8 +111,8 @@ impl ErrorBody {
 /// assumed where it is absent or unreadable, and an absurd wait is cut to an hour.
 #[must_use]
 pub fn retry_after(value: Option<&str>, now: DateTime<Utc>) -> Duration {
-    const ASSUMED: Duration = Duration::from_secs(60);
-    const LONGEST: Duration = Duration::from_secs(60 * 60);
+    const ASSUMED: Duration = Duration::from_mins(1);
+    const LONGEST: Duration = Duration::from_hours(1);
     let Some(value) = value.map(str::trim) else { return ASSUMED };
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let wait = if is_number {

@@ -33,7 +33,8 @@ pub enum CommitError {
 struct Waiting {
     event: NewEvent,
     answer: oneshot::Sender<Result<StoreOutcome, CommitError>>,
-    _room: tokio::sync::OwnedSemaphorePermit,
+    /// Given back once it is answered.
+    room: tokio::sync::OwnedSemaphorePermit,
 }
 
 /// Where intake hands its deliveries in.
@@ -64,7 +65,7 @@ impl Committer {
         let size = u32::try_from(event.delivery.payload.len()).unwrap_or(MAX_WAITING_BYTES);
         let room = self.room.clone().try_acquire_many_owned(size).map_err(|_| CommitError::Overloaded)?;
         let (answer, outcome) = oneshot::channel();
-        self.line.try_send(Waiting { event, answer, _room: room }).map_err(|_| CommitError::Overloaded)?;
+        self.line.try_send(Waiting { event, answer, room }).map_err(|_| CommitError::Overloaded)?;
         outcome.await.unwrap_or(Err(CommitError::Unavailable))
     }
 
@@ -87,7 +88,7 @@ async fn commit_groups(outbox: Outbox, mut line: mpsc::Receiver<Waiting>, commit
 /// Commits a group and answers everybody in it; tells whether anything was stored.
 async fn commit_group(outbox: &Outbox, group: Vec<Waiting>) -> bool {
     let (events, answers): (Vec<_>, Vec<_>) =
-        group.into_iter().map(|waiting| (waiting.event, (waiting.answer, waiting._room))).unzip();
+        group.into_iter().map(|waiting| (waiting.event, (waiting.answer, waiting.room))).unzip();
     let outcomes: Vec<_> = match outbox.store(&events).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         Err(StoreError::Refused(_)) if events.len() > 1 => {

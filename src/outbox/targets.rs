@@ -64,7 +64,7 @@ impl Budget {
         let burst = (limit / 10).max(1);
         // A limit of 1 has no room for a burst beside it: the whole minute between two requests.
         let spread = (limit - burst).max(1);
-        let spacing = Duration::from_secs(60).div_f64(f64::from(spread));
+        let spacing = Duration::from_mins(1).div_f64(f64::from(spread));
         Some(Self { spacing, early: spacing * (burst - 1) })
     }
 }
@@ -252,9 +252,9 @@ mod tests {
     #[test]
     fn a_tenth_comes_at_once_and_the_rest_evenly() {
         let budget = Budget::per_minute(100).expect("limited");
-        assert_eq!(budget.spacing, Duration::from_secs(60).div_f64(90.0));
+        assert_eq!(budget.spacing, Duration::from_mins(1).div_f64(90.0));
         assert_eq!(budget.early, budget.spacing * 9);
         assert_eq!(Budget::per_minute(0), None);
-        assert_eq!(Budget::per_minute(1).expect("limited").spacing, Duration::from_secs(60));
+        assert_eq!(Budget::per_minute(1).expect("limited").spacing, Duration::from_mins(1));
     }
 }

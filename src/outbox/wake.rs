@@ -33,7 +33,7 @@ impl Outbox {
             match self.listen_until_cut(&wake).await {
                 Ok(never) => match never {},
                 Err(error) => {
-                    tracing::debug!(error = %error, "not listening for notifications: workers poll meanwhile")
+                    tracing::debug!(error = %error, "not listening for notifications: workers poll meanwhile");
                 }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -94,7 +94,7 @@ fn decode_entities(secret: &str) -> String {
 /// SHA-256 in lower-case hex.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn githubs_vector_holds_for_a_key_that_is_plain_text() {
         let keys = keys(ShopKind::Shopify, &["It's a Secret to Everybody"]);
-        let hex = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
-        let bytes: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hex")).collect();
+        let published = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+        let bytes = hex::decode(published).expect("hex");
         assert!(keys.accept(&[b"Hello, World!"], &BASE64.encode(bytes)));
     }
 

@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(verdict(FlexportalError::Refused { code: None, message: String::new() }, 1), Verdict::Fail);
         assert_eq!(verdict(FlexportalError::CustomerNotFound, 1), Verdict::LookUpAgain);
         assert_eq!(verdict(FlexportalError::Unauthorized { code: None }, 12), Verdict::PauseTarget);
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert_eq!(verdict(FlexportalError::RateLimited { retry_after: minute }, 12), Verdict::HoldTarget(minute));
         assert_eq!(verdict(unavailable(), 3), Verdict::RetryIn(Duration::from_secs(2)));
         assert_eq!(verdict(FlexportalError::TimedOut, 1), Verdict::RetryIn(Duration::from_millis(500)));

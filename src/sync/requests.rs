@@ -194,5 +194,5 @@ impl<'a> Requests<'a> {
 /// The same for every attempt of the same change, another one as soon as the body differs.
 fn idempotency_key(head: EventId, body: &str) -> String {
     let digest = Sha256::new().chain_update(head.0.as_bytes()).chain_update(body.as_bytes()).finalize();
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest[..16])
 }

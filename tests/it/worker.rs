@@ -10,7 +10,7 @@ use sqlx::Row;
 use crate::support::App;
 use crate::support::shop::{generic, linked, shopify, shopify_topic};
 
-const HOUR: Duration = Duration::from_secs(60 * 60);
+const HOUR: Duration = Duration::from_hours(1);
 
 #[tokio::test]
 async fn a_change_becomes_one_put_with_the_documented_fields() {
@@ -72,7 +72,7 @@ async fn an_unknown_customer_is_unmatched_and_looked_for_again_each_interval() {
     assert_eq!((event.status.as_str(), event.attempts, event.is_finished), ("unmatched", 0, false));
     assert_eq!(app.count("select count(*) from failed_syncs").await, 0, "unmatched is not failed");
 
-    app.advance(HOUR - Duration::from_secs(1));
+    app.advance(Duration::from_secs(59 * 60 + 59));
     assert_eq!(app.worker.step().await.expect("the database"), StepOutcome::Idle);
     app.fake.add_customer(FakeCustomer::new("cus_new", "new@example.com"));
     app.advance(Duration::from_secs(1));

@@ -23,7 +23,7 @@ pub(super) struct Delivery {
     /// What is to come of it.
     pub(super) expected: Expected,
     kind: ShopKind,
-    delivery_id: String,
+    id: String,
     secret: &'static str,
     body: Vec<u8>,
 }
@@ -65,8 +65,8 @@ pub(super) fn all() -> anyhow::Result<Vec<Delivery>> {
     let mut all = Vec::new();
     let mut add = |what, expected, kind, customer: u32, change: &[(&str, Value)]| -> anyhow::Result<()> {
         let body = customer_body(kind, customer, change)?;
-        let delivery_id = format!("demo-{}", all.len());
-        all.push(Delivery { what, expected, kind, delivery_id, secret: SECRET, body });
+        let id = format!("demo-{}", all.len());
+        all.push(Delivery { what, expected, kind, id, secret: SECRET, body });
         Ok(())
     };
     for customer in 1..=10 {
@@ -98,7 +98,7 @@ pub(super) fn all() -> anyhow::Result<Vec<Delivery>> {
         what: "the same delivery twice",
         expected: Expected::Answer("duplicate"),
         kind: shopify,
-        delivery_id: "demo-0".to_owned(),
+        id: "demo-0".to_owned(),
         secret: SECRET,
         body: again,
     });
@@ -141,8 +141,8 @@ impl Sender {
     pub(super) async fn send(&self, delivery: &Delivery) -> anyhow::Result<(String, Option<EventId>)> {
         let secret = SecretString::from(delivery.secret);
         let (kind, now) = (delivery.kind, Clock::System.now());
-        let headers = sign(kind, &secret, usual_topic(kind), &delivery.delivery_id, &delivery.body, now)
-            .map_err(anyhow::Error::msg)?;
+        let headers =
+            sign(kind, &secret, usual_topic(kind), &delivery.id, &delivery.body, now).map_err(anyhow::Error::msg)?;
         let url = format!("http://{}/webhooks/{}", self.addr, kind.as_str());
         let mut request = self.client.post(url).body(delivery.body.clone());
         for (name, value) in headers {
