@@ -1,1 +1,183 @@
-//! The binary.
+//! The binary: exit codes, help that teaches, errors that say how to mend them.
+
+use assert_cmd::Command;
+use flexportal_sync::config::SETTINGS;
+use secrecy::ExposeSecret;
+
+use crate::support::{App, database};
+
+/// The program without any setting of ours, in an empty folder, so that no `.env` is found.
+fn program(folder: &tempfile::TempDir) -> Command {
+    let mut command = Command::cargo_bin("flexportal-sync").expect("the binary");
+    command.current_dir(folder.path());
+    for setting in SETTINGS {
+        command.env_remove(setting.name);
+    }
+    command.env_remove("FLEXPORTAL_SYNC_CONFIG");
+    command
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+struct Output {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs it to its end, without blocking the test's runtime.
+async fn run(mut command: Command) -> Output {
+    let output = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    Output { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[tokio::test]
+async fn help_teaches_every_command() {
+    let folder = folder();
+    let mut help = program(&folder);
+    help.arg("--help");
+    let help = run(help).await;
+    assert_eq!(help.code, Some(0));
+    for command in ["serve", "migrate", "check", "demo", "send", "fake-flexportal"] {
+        assert!(help.out.contains(command), "{command}");
+        let mut of_command = program(&folder);
+        of_command.args([command, "--help"]);
+        assert_eq!(run(of_command).await.code, Some(0), "{command}");
+    }
+    assert!(help.out.contains("Exit codes: 0 done, 1 failed, 2 wrong usage or configuration"));
+}
+
+#[tokio::test]
+async fn wrong_usage_and_wrong_configuration_exit_with_2() {
+    let folder = folder();
+    let mut usage = program(&folder);
+    usage.arg("swerve");
+    assert_eq!(run(usage).await.code, Some(2));
+
+    let mut nothing_set = program(&folder);
+    nothing_set.arg("serve");
+    let nothing_set = run(nothing_set).await;
+    assert_eq!(nothing_set.code, Some(2));
+    for named in ["DATABASE_URL", "FLEXPORTAL_API_KEY", "FLEXPORTAL_TENANT_ID", "SHOPIFY_WEBHOOK_SECRET"] {
+        assert!(nothing_set.err.contains(named), "all faults at once: {}", nothing_set.err);
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_never_shown() {
+    let folder = folder();
+    let mut command = program(&folder);
+    command
+        .arg("serve")
+        .env("SHOPIFY_WEBHOOK_SECRET", "marked-secret")
+        .env("FLEXPORTAL_API_KEY", "marked-secret\n")
+        .env("DATABASE_URL", "not-a-url-marked-secret")
+        .env("FLEXPORTAL_TIMEOUT", "never");
+    let output = run(command).await;
+    assert_eq!(output.code, Some(2));
+    assert!(output.err.contains("FLEXPORTAL_TIMEOUT"));
+    assert!(!format!("{}{}", output.out, output.err).contains("marked-secret"), "{}", output.err);
+}
+
+#[tokio::test]
+async fn migrate_applies_what_is_missing_and_check_reports_line_by_line() {
+    let app = App::start().await;
+    let db = database().await;
+    // As a new installation finds it.
+    sqlx::raw_sql("drop schema public cascade; create schema public").execute(&db.pool).await.expect("emptied");
+    let folder = folder();
+    let with_settings = |argument: &str| {
+        let mut command = program(&folder);
+        command
+            .arg(argument)
+            .env("DATABASE_URL", db.url.expose_secret())
+            .env("FLEXPORTAL_API_KEY", "fake-key")
+            .env("FLEXPORTAL_TENANT_ID", "fake-tenant")
+            .env("FLEXPORTAL_BASE_URL", app.fake.base_url().as_str())
+            .env("SHOPIFY_WEBHOOK_SECRET", "secret");
+        command
+    };
+    let before = run(with_settings("check")).await;
+    assert_eq!(before.code, Some(1));
+    assert!(before.out.contains("bad   migrations"), "{}", before.out);
+
+    let migrated = run(with_settings("migrate")).await;
+    assert_eq!((migrated.code, migrated.out.contains("migrations applied")), (Some(0), true), "{}", migrated.err);
+    let again = run(with_settings("migrate")).await;
+    assert_eq!((again.code, again.out.as_str()), (Some(0), "the database is up to date\n"));
+
+    let good = run(with_settings("check")).await;
+    assert_eq!(good.code, Some(0), "{}", good.out);
+    assert_eq!(good.out.lines().filter(|line| line.starts_with("ok ")).count(), 4, "{}", good.out);
+
+    let mut wrong_key = with_settings("check");
+    wrong_key.env("FLEXPORTAL_API_KEY", "wrong");
+    let wrong_key = run(wrong_key).await;
+    assert_eq!(wrong_key.code, Some(1));
+    assert!(wrong_key.out.contains("FLEXPORTAL_API_KEY"), "the mend is named: {}", wrong_key.out);
+}
+
+#[tokio::test]
+async fn send_signs_for_every_kind_of_shop() {
+    let app = App::start().await;
+    let folder = folder();
+    // The service under test stands still in time, and generic deliveries have to be fresh.
+    let kinds =
+        [("shopify", crate::support::shop::SHOPIFY_SECRET), ("woocommerce", crate::support::shop::WOOCOMMERCE_SECRET)];
+    for (kind, secret) in kinds {
+        let url = format!("http://{}/webhooks/{kind}", app.addr);
+        let mut send = program(&folder);
+        send.args(["send", "--kind", kind, "--secret", secret, "--url", &url]);
+        let sent = run(send).await;
+        assert_eq!(sent.code, Some(0), "{}", sent.err);
+        assert!(sent.out.starts_with("200 ") && sent.out.contains("accepted"), "{}", sent.out);
+
+        let mut wrong = program(&folder);
+        wrong.args(["send", "--kind", kind, "--secret", "wrong", "--url", &url]);
+        let wrong = run(wrong).await;
+        assert_eq!(wrong.code, Some(1));
+        assert!(wrong.out.starts_with("401 ") && wrong.err.contains("--secret"), "{}", wrong.err);
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_and_a_database_that_is_not_there_are_explained() {
+    let app = App::start().await;
+    let folder = folder();
+    let serve = |database_url: &str, addr: &str| {
+        let mut command = program(&folder);
+        command
+            .arg("serve")
+            .env("DATABASE_URL", database_url)
+            .env("LISTEN_ADDR", addr)
+            .env("FLEXPORTAL_API_KEY", "k")
+            .env("FLEXPORTAL_TENANT_ID", "t")
+            .env("SHOPIFY_WEBHOOK_SECRET", "secret");
+        command
+    };
+    let taken = run(serve(app.db.url.expose_secret(), &app.addr.to_string())).await;
+    assert_eq!(taken.code, Some(1));
+    assert!(taken.err.contains("LISTEN_ADDR"), "{}", taken.err);
+
+    let mut missing = url::Url::parse(app.db.url.expose_secret()).expect("a url");
+    missing.set_path("there_is_no_such_database");
+    let missing = run(serve(missing.as_str(), "127.0.0.1:0")).await;
+    assert_eq!(missing.code, Some(1), "{}", missing.err);
+    assert!(missing.err.contains("there_is_no_such_database"), "{}", missing.err);
+}
+
+#[test]
+fn the_readme_documents_every_setting_with_its_default() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a README");
+    for setting in SETTINGS {
+        // A setting has a row of its own, or stands in the row of its pair.
+        let row = readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{}`", setting.name)));
+        let row = row.unwrap_or_else(|| panic!("{} is not in the README", setting.name));
+        if let Some(default) = setting.default {
+            assert!(row.contains(&format!("`{default}`")), "{}: the README's default differs: {row}", setting.name);
+        }
+    }
+}

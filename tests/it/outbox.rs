@@ -121,3 +121,32 @@ async fn outbox_events_has_the_columns_of_the_contract() {
         sqlx::query(sql).fetch_all(&app.db.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 }
+
+/// The build trusts `.sqlx`; this shows that `.sqlx` and the migrations agree.
+#[tokio::test]
+async fn every_checked_query_fits_the_migrated_database() {
+    use sqlx::{Column, Executor, SqlSafeStr, TypeInfo};
+    let app = App::start().await;
+    let mut connection = app.db.pool.acquire().await.expect("a connection");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).expect("query data") {
+        let text = std::fs::read_to_string(entry.expect("a file").path()).expect("a file");
+        let data: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let sql = data["query"].as_str().expect("a query").to_owned();
+        let described = connection.describe(sqlx::AssertSqlSafe(sql.clone()).into_sql_str()).await;
+        let described = described.unwrap_or_else(|error| panic!("{error}: {sql}"));
+        let now: Vec<_> = described.columns().iter().map(|column| (column.name(), column.type_info().name())).collect();
+        let then = data["describe"]["columns"].as_array().expect("columns");
+        assert_eq!(now.len(), then.len(), "{sql}");
+        for ((name, type_name), column) in now.iter().zip(then) {
+            assert_eq!(Some(*name), column["name"].as_str(), "{sql}");
+            assert!(
+                column["type_info"].as_str().is_none_or(|before| before.eq_ignore_ascii_case(type_name)),
+                "{sql}: {name}"
+            );
+        }
+        checked += 1;
+    }
+    assert!(checked > 20);
+}

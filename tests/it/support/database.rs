@@ -6,6 +6,7 @@ use flexportal_sync::throwaway_postgres::{
     Durability, FoundPostgres, create_database, drop_database, fresh_database_name,
 };
 use secrecy::{ExposeSecret, SecretString};
+use std::io::Write;
 use std::sync::OnceLock;
 use tokio::runtime::Runtime;
 
@@ -26,7 +27,8 @@ fn server() -> &'static Server {
                 let given =
                     std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok()).map(SecretString::from);
                 let postgres = FoundPostgres::find(given.as_ref(), Durability::Fast).await?;
-                eprintln!("tests run on {}", postgres.describe());
+                // Past the capture of tests that pass.
+                let _ = writeln!(std::io::stderr(), "tests run on {}", postgres.describe());
                 let template = fresh_database_name("flexportal_sync_template");
                 let url = create_database(postgres.url(), &template, None).await?;
                 let outbox = Outbox::new(&url, 1, Clock::System).map_err(anyhow::Error::msg)?;
@@ -56,6 +58,21 @@ pub async fn database() -> Database {
     let pool =
         sqlx::postgres::PgPoolOptions::new().max_connections(3).connect_lazy(url.expose_secret()).expect("a pool");
     Database { url, pool, name }
+}
+
+impl Database {
+    /// A pool on the server's own database.
+    pub async fn admin(&self) -> sqlx::PgPool {
+        let server = SERVER.get().expect("this database is on it");
+        let options = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+        options.connect(server.postgres.url().expose_secret()).await.expect("a connection")
+    }
+
+    /// As if the server went away, for this database, and came back.
+    pub async fn allow_connections(&self, allowed: bool) {
+        let statement = format!(r#"alter database "{}" allow_connections {allowed}"#, self.name);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&self.admin().await).await.expect("altered");
+    }
 }
 
 impl Drop for Database {
