@@ -11,8 +11,8 @@ use crate::config::Identity;
 use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, SourceName};
 use crate::flexportal::{Exchange, FlexportalError, Updated};
 use crate::outbox::{
-    Attempt, ClaimedCustomer, HoldReason, Link, LinkChange, LinkOrigin, Next, Outbox, Settlement, StoreError,
-    WaitingEvent,
+    Attempt, ClaimedCustomer, HoldReason, Link, LinkChange, LinkOrigin, Next, Outbox, PROBE_INTERVAL, Settlement,
+    StoreError, WaitingEvent,
 };
 use crate::shops::Shop;
 
@@ -49,30 +49,27 @@ pub(crate) struct Rules {
 
 /// How a customer's sync ended, before it is written down.
 enum End {
-    Synced {
-        id: FlexportalCustomerId,
-        origin: Option<LinkOrigin>,
-        updated: Updated,
-    },
-    Unchanged {
-        id: Option<FlexportalCustomerId>,
-        origin: Option<LinkOrigin>,
-    },
-    Unmatched {
-        why: &'static str,
-        drop_link: bool,
-    },
-    Failed(FlexportalError),
-    Retry(FlexportalError, Duration),
+    /// FlexPortal acknowledged it.
+    Synced { who: Identified, updated: Updated },
+    /// There was nothing to send, or nothing new.
+    Unchanged { who: Option<Identified> },
+    /// FlexPortal has no such customer; `stale` is the id that led nowhere.
+    Unmatched { why: &'static str, stale: Option<FlexportalCustomerId> },
+    /// A person is needed.
+    Failed { error: FlexportalError, who: Option<Identified> },
+    /// Once more, later.
+    Retry { error: FlexportalError, who: Option<Identified>, delay: Duration },
     /// Nobody's fault: no attempt is counted.
-    Later {
-        error: Option<FlexportalError>,
-        found: Option<(FlexportalCustomerId, LinkOrigin)>,
-    },
+    Later { error: Option<FlexportalError>, who: Option<Identified> },
 }
 
-/// Who it is, and how we know; no origin if the link was there.
-type Identified = (FlexportalCustomerId, Option<LinkOrigin>);
+/// A customer of FlexPortal, and how we know that it is the shop's.
+#[derive(Debug, Clone)]
+struct Identified {
+    id: FlexportalCustomerId,
+    /// None if the link says so already.
+    origin: Option<LinkOrigin>,
+}
 
 /// Syncs one claimed customer and says what is to be written down; `None` if the claim was lost on the way.
 pub(crate) async fn sync_customer(
@@ -84,53 +81,58 @@ pub(crate) async fn sync_customer(
     let waiting = outbox.waiting_events(claimed).await?;
     let Some(shop) = rules.shops.get(&claimed.source) else {
         tracing::warn!(source = %claimed.source, events = waiting.len(), "events wait for a source that is not configured");
-        return Ok(Some(Settlement {
-            results: vec![],
-            attempts: vec![],
-            link: LinkChange::Keep,
-            next: Next::In(UNCONFIGURED_DELAY),
-        }));
+        let (results, attempts, link) = (vec![], vec![], LinkChange::Keep);
+        return Ok(Some(Settlement { results, attempts, link, next: Next::In(UNCONFIGURED_DELAY) }));
     };
     let (read, unreadable) = read_all(shop, &waiting);
     let link = outbox.link(&claimed.source, &claimed.customer).await?;
-    let known_id = known_id(shop, claimed, &read, link.as_ref());
-    let acknowledged = match (&link, &known_id) {
-        (Some(link), Some((id, _))) if link.flexportal_id == *id => link.acknowledged.clone(),
-        // What another FlexPortal customer acknowledged says nothing of this one.
-        _ => Acknowledged::default(),
+    let email = match fold::newest_email(&read) {
+        Some(email) => Some(email.to_owned()),
+        None => outbox.last_known_email(&claimed.source, &claimed.customer).await?,
     };
-    let folded = fold::fold(&read, &acknowledged);
-    let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
+    let email = email.filter(|_| shop.source().identity == Identity::Email);
 
-    let mut end = None;
-    if let Some(head) = folded.head {
-        let number = waiting.iter().find(|event| event.id == head).map_or(1, |event| event.attempts + 1);
-        let forgiven = waiting.iter().find(|event| event.id == head).map_or(0, |event| event.forgiven_attempts);
-        requests.are_for(head, number);
-        let email = match fold::newest_email(&read) {
-            Some(email) => Some(email.to_owned()),
-            None if known_id.is_none() => outbox.last_known_email(&claimed.source, &claimed.customer).await?,
-            None => None,
-        };
+    let mut who = known_id(shop, claimed, &read, link.as_ref());
+    let mut stale = None;
+    // Twice at most: if the id leads nowhere, once more with what a lookup finds.
+    let (folded, translated, acknowledged, end) = loop {
+        let acknowledged = acknowledged_by(who.as_ref(), link.as_ref());
+        let folded = fold::fold(&read, &acknowledged);
+        let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
+        let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
+        let tried = waiting.iter().find(|event| event.id == head);
+        let (attempts, forgiven) = tried.map_or((0, 0), |event| (event.attempts, event.forgiven_attempts));
+        requests.are_for(head, attempts + 1);
         let mut steps = Steps {
             rules,
             requests,
-            email,
-            may_look_up: shop.source().identity == Identity::Email,
+            email: email.as_deref(),
+            stale: stale.as_ref(),
             acknowledged: &acknowledged,
             translated: &translated,
-            attempt: number.saturating_sub(forgiven),
+            attempt: attempts + 1 - forgiven,
         };
-        end = Some(match steps.run(head, known_id).await {
-            Ok(end) => end,
+        match steps.run(head, who.take()).await {
+            Ok(Step::End(end)) => break (folded, translated, acknowledged, Some(end)),
+            Ok(Step::LookedUpAgain { found, instead_of }) => (who, stale) = (Some(found), Some(instead_of)),
+            Err(Interrupted::NotNow { who }) => {
+                break (folded, translated, acknowledged, Some(End::Later { error: None, who }));
+            }
             Err(Interrupted::ClaimLost) => return Ok(None),
             Err(Interrupted::Store(error)) => return Err(error),
-            Err(Interrupted::NotNow { found }) => End::Later { error: None, found },
-        });
-    }
+        }
+    };
     let now = outbox.clock().now();
     let closing = Closing { rules, waiting: &waiting, read: &read, folded: &folded, translated: &translated, now };
     Ok(Some(closing.settlement(end, unreadable, acknowledged, requests)))
+}
+
+/// What this very customer of FlexPortal acknowledged; another one's word says nothing of it.
+fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>) -> Acknowledged {
+    match (who, link) {
+        (Some(who), Some(link)) if who.id == link.flexportal_id => link.acknowledged.clone(),
+        _ => Acknowledged::default(),
+    }
 }
 
 fn read_all(shop: &Shop, waiting: &[WaitingEvent]) -> (Vec<ReadEvent>, Vec<(EventId, String)>) {
@@ -150,11 +152,10 @@ fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Op
         Identity::SameId => FlexportalCustomerId::parse(claimed.customer.as_str()).ok(),
         Identity::Email => fold::newest_flexportal_id(read).cloned(),
     };
-    match (carried, link) {
-        (Some(id), Some(link)) if link.flexportal_id == id => Some((id, None)),
-        (Some(id), _) => Some((id, Some(LinkOrigin::Event))),
-        (None, Some(link)) => Some((link.flexportal_id.clone(), None)),
-        (None, None) => None,
+    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id == *id);
+    match carried {
+        Some(id) => Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id }),
+        None => link.map(|link| Identified { id: link.flexportal_id.clone(), origin: None }),
     }
 }
 
@@ -162,58 +163,70 @@ fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Op
 struct Steps<'a, 'r> {
     rules: &'a Rules,
     requests: &'a mut Requests<'r>,
-    email: Option<String>,
-    may_look_up: bool,
+    /// To look the customer up by; none if that is not to be done.
+    email: Option<&'a str>,
+    /// The id that led nowhere before.
+    stale: Option<&'a FlexportalCustomerId>,
     acknowledged: &'a Acknowledged,
     translated: &'a Translated,
     attempt: u32,
 }
 
+/// What the steps came to.
+enum Step {
+    End(End),
+    /// An id led nowhere, and the e-mail leads to another customer: everything anew for that one.
+    LookedUpAgain {
+        found: Identified,
+        instead_of: FlexportalCustomerId,
+    },
+}
+
 impl Steps<'_, '_> {
-    async fn run(&mut self, head: EventId, known: Option<Identified>) -> Result<End, Interrupted> {
+    async fn run(&mut self, head: EventId, known: Option<Identified>) -> Result<Step, Interrupted> {
         if self.translated.sent.is_empty() {
-            let (id, origin) = known.map_or((None, None), |(id, origin)| (Some(id), origin));
-            return Ok(End::Unchanged { id, origin });
+            return Ok(Step::End(End::Unchanged { who: known }));
         }
-        let mut stale_id = None;
-        let mut identified = known;
-        loop {
-            let (id, origin) = match identified.take() {
-                Some(identified) => identified,
-                None => match self.look_up().await? {
-                    Ok(Match::One(id)) if stale_id.as_ref() != Some(&id) => (id, Some(LinkOrigin::Lookup)),
-                    Ok(Match::Several) => {
-                        return Ok(unmatched("several FlexPortal customers have this e-mail", stale_id.as_ref()));
-                    }
-                    Ok(Match::One(_) | Match::None) => {
-                        return Ok(unmatched("FlexPortal knows no such customer yet", stale_id.as_ref()));
-                    }
-                    Err(error) => return Ok(self.end_of_error(error, None)),
-                },
-            };
-            if self.is_acknowledged() {
-                return Ok(End::Unchanged { id: Some(id), origin });
-            }
-            let update = self.translated.for_customer(&id);
-            let found = origin.map(|origin| (id.clone(), origin));
-            let outcome =
-                self.requests.update_customer(head, &update).await.map_err(|error| error.having(found.clone()))?;
-            match outcome {
-                Ok(updated) => return Ok(End::Synced { id, origin, updated }),
-                Err(FlexportalError::CustomerNotFound) if stale_id.is_none() => stale_id = Some(id),
-                Err(FlexportalError::CustomerNotFound) => {
-                    return Ok(unmatched("FlexPortal does not know the id that it gave itself", stale_id.as_ref()));
-                }
-                Err(error) => return Ok(self.end_of_error(error, found)),
-            }
+        let who = match known {
+            Some(known) => known,
+            None => match self.look_up().await? {
+                Ok(Match::One(id)) => Identified { id, origin: Some(LinkOrigin::Lookup) },
+                Ok(no_match) => return Ok(Step::End(unmatched(&no_match, None))),
+                Err(error) => return Ok(Step::End(self.end_of_error(error, None))),
+            },
+        };
+        if self.is_acknowledged() {
+            return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
+        let update = self.translated.for_customer(&who.id);
+        let outcome = self.requests.update_customer(head, &update).await.map_err(|stop| stop.knowing(&who))?;
+        Ok(match outcome {
+            Ok(updated) => Step::End(End::Synced { who, updated }),
+            Err(FlexportalError::CustomerNotFound) => self.look_up_again(who.id).await?,
+            Err(error) => Step::End(self.end_of_error(error, Some(who))),
+        })
+    }
+
+    /// An id led nowhere: the e-mail may lead to another customer, but no more than once.
+    async fn look_up_again(&mut self, id: FlexportalCustomerId) -> Result<Step, Interrupted> {
+        if self.stale.is_some() {
+            return Ok(Step::End(unmatched(&Match::None, Some(id))));
+        }
+        Ok(match self.look_up().await? {
+            Ok(Match::One(found)) if found != id => {
+                let found = Identified { id: found, origin: Some(LinkOrigin::Lookup) };
+                Step::LookedUpAgain { found, instead_of: id }
+            }
+            Ok(no_match) => Step::End(unmatched(&no_match, Some(id))),
+            Err(error) => Step::End(self.end_of_error(error, None)),
+        })
     }
 
     async fn look_up(&mut self) -> Result<Result<Match, FlexportalError>, Interrupted> {
-        let Some(email) = self.email.clone().filter(|_| self.may_look_up) else { return Ok(Ok(Match::None)) };
-        for (form, inactive) in identify::questions(&email) {
+        let Some(email) = self.email else { return Ok(Ok(Match::None)) };
+        for (form, inactive) in identify::questions(email) {
             match self.requests.find_by_email(&form, inactive).await? {
-                Ok(found) => match identify::matching(&email, &found) {
+                Ok(found) => match identify::matching(email, &found) {
                     Match::None => {}
                     answer @ (Match::One(_) | Match::Several) => return Ok(Ok(answer)),
                 },
@@ -234,21 +247,22 @@ impl Steps<'_, '_> {
         })
     }
 
-    fn end_of_error(&self, error: FlexportalError, found: Option<(FlexportalCustomerId, LinkOrigin)>) -> End {
-        let outcome: Result<(), _> = Err(error);
-        let verdict = decide::decide(&outcome, self.attempt, &self.rules.retry, self.rules.dice.roll());
-        let Err(error) = outcome else { unreachable!("it was made of an error") };
-        match verdict {
-            Verdict::RetryIn(delay) => End::Retry(error, delay),
-            Verdict::PauseTarget | Verdict::HoldTarget(_) => End::Later { error: Some(error), found },
-            // A lookup that finds nothing is no error; a PUT's 404 was handled before.
-            Verdict::Fail | Verdict::Synced | Verdict::LookUpAgain => End::Failed(error),
+    fn end_of_error(&self, error: FlexportalError, who: Option<Identified>) -> End {
+        match decide::decide(&error, self.attempt, &self.rules.retry, self.rules.dice.roll()) {
+            Verdict::RetryIn(delay) => End::Retry { error, who, delay },
+            Verdict::PauseTarget | Verdict::HoldTarget(_) => End::Later { error: Some(error), who },
+            // A lookup that finds nobody is no error, and a PUT's 404 was looked up again.
+            Verdict::Fail | Verdict::LookUpAgain => End::Failed { error, who },
         }
     }
 }
 
-fn unmatched(why: &'static str, stale_id: Option<&FlexportalCustomerId>) -> End {
-    End::Unmatched { why, drop_link: stale_id.is_some() }
+fn unmatched(answer: &Match, stale: Option<FlexportalCustomerId>) -> End {
+    let why = match answer {
+        Match::Several => "several FlexPortal customers have this e-mail",
+        Match::One(_) | Match::None => "FlexPortal knows no such customer (yet)",
+    };
+    End::Unmatched { why, stale }
 }
 
 /// One request as it is recorded.
@@ -268,11 +282,11 @@ fn recorded<T>(exchange: &Exchange<T>, event: EventId, attempt: u32) -> Attempt 
     }
 }
 
-/// What to hold a target for after an outcome, if anything.
-fn hold_for<T>(outcome: &Result<T, FlexportalError>) -> Option<(HoldReason, Duration)> {
-    match decide::decide(outcome, 1, &RetryPolicy::default(), 0.0) {
-        Verdict::PauseTarget => Some((HoldReason::Refused, crate::outbox::PROBE_INTERVAL)),
+/// For what, and how long, an error holds its whole target, if at all.
+fn hold_for(error: &FlexportalError) -> Option<(HoldReason, Duration)> {
+    match decide::decide(error, 1, &RetryPolicy::default(), 0.0) {
+        Verdict::PauseTarget => Some((HoldReason::Refused, PROBE_INTERVAL)),
         Verdict::HoldTarget(wait) => Some((HoldReason::RateLimited, wait)),
-        Verdict::Synced | Verdict::Fail | Verdict::LookUpAgain | Verdict::RetryIn(_) => None,
+        Verdict::Fail | Verdict::LookUpAgain | Verdict::RetryIn(_) => None,
     }
 }

@@ -95,8 +95,11 @@ impl LinkOrigin {
 pub enum LinkChange {
     /// Leave it.
     Keep,
-    /// FlexPortal does not know this id (any more).
-    Drop,
+    /// FlexPortal does not know this id (any more); a link to another one stays.
+    Drop {
+        /// The id that led nowhere.
+        flexportal_id: FlexportalCustomerId,
+    },
     /// Found, but nothing acknowledged yet.
     Found {
         /// FlexPortal's id.
@@ -338,10 +341,20 @@ async fn write_link(
     let (source, customer) = (claimed.source.as_str(), claimed.customer.as_str());
     match change {
         LinkChange::Keep => {}
-        LinkChange::Drop => {
-            sqlx::query!("delete from customer_links where source = $1 and shop_customer_id = $2", source, customer)
-                .execute(connection)
-                .await?;
+        LinkChange::Drop { flexportal_id } => {
+            sqlx::query!(
+                r#"
+                delete from customer_links
+                where source = $1
+                  and shop_customer_id = $2
+                  and flexportal_customer_id = $3
+                "#,
+                source,
+                customer,
+                flexportal_id.as_str(),
+            )
+            .execute(connection)
+            .await?;
         }
         LinkChange::Found { flexportal_id, origin } => {
             sqlx::query!(

@@ -1,4 +1,4 @@
-//! What to do about the outcome of a request.
+//! What to do about a request that did not succeed.
 
 use std::time::Duration;
 
@@ -8,8 +8,6 @@ use crate::flexportal::FlexportalError;
 /// The decision.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// Done.
-    Synced,
     /// A person is needed.
     Fail,
     /// The id leads nowhere: drop the link and look once more.
@@ -24,15 +22,14 @@ pub enum Verdict {
 
 /// Decides, from what happened and the number of the attempt (the first is 1); `roll` is uniform in `[0, 1)`.
 #[must_use]
-pub fn decide<T>(outcome: &Result<T, FlexportalError>, attempt: u32, policy: &RetryPolicy, roll: f64) -> Verdict {
+pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll: f64) -> Verdict {
     use FlexportalError as E;
-    match outcome {
-        Ok(_) => Verdict::Synced,
-        Err(E::Refused { .. }) => Verdict::Fail,
-        Err(E::CustomerNotFound) => Verdict::LookUpAgain,
-        Err(E::Unauthorized { .. }) => Verdict::PauseTarget,
-        Err(E::RateLimited { retry_after }) => Verdict::HoldTarget(*retry_after),
-        Err(E::Unavailable { .. } | E::TimedOut | E::Disconnected(_)) => match policy.delay(attempt, roll) {
+    match error {
+        E::Refused { .. } => Verdict::Fail,
+        E::CustomerNotFound => Verdict::LookUpAgain,
+        E::Unauthorized { .. } => Verdict::PauseTarget,
+        E::RateLimited { retry_after } => Verdict::HoldTarget(*retry_after),
+        E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) => match policy.delay(attempt, roll) {
             Some(delay) => Verdict::RetryIn(delay),
             None => Verdict::Fail,
         },
@@ -56,9 +53,8 @@ mod tests {
     #[test]
     fn each_class_of_outcome_has_its_verdict() {
         let policy = RetryPolicy::default();
-        let verdict = |error, attempt| decide::<()>(&Err(error), attempt, &policy, 0.5);
+        let verdict = |error, attempt| decide(&error, attempt, &policy, 0.5);
         let unavailable = || FlexportalError::Unavailable { code: None, what: "503".to_owned() };
-        assert_eq!(decide(&Ok(()), 1, &policy, 0.5), Verdict::Synced);
         assert_eq!(verdict(FlexportalError::Refused { code: None, message: String::new() }, 1), Verdict::Fail);
         assert_eq!(verdict(FlexportalError::CustomerNotFound, 1), Verdict::LookUpAgain);
         assert_eq!(verdict(FlexportalError::Unauthorized { code: None }, 12), Verdict::PauseTarget);

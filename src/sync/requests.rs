@@ -7,10 +7,10 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::translate::Wishes;
-use super::{decide, hold_for, recorded};
-use crate::domain::{EventId, FlexportalCustomerId, TargetName};
+use super::{Identified, decide, hold_for, recorded};
+use crate::domain::{EventId, TargetName};
 use crate::flexportal::{Client, Exchange, FlexportalError, Found, Operation, UpdateCustomer, Updated};
-use crate::outbox::{Attempt, Budget, ClaimedCustomer, LEASE, LinkOrigin, Outbox, StoreError};
+use crate::outbox::{Attempt, Budget, ClaimedCustomer, LEASE, Outbox, StoreError};
 
 /// Between the end of a request that ran into its time limit and the end of the lease.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -25,13 +25,14 @@ pub(super) enum Interrupted {
     /// The database is away.
     Store(StoreError),
     /// The target is held or the service is leaving; a customer found meanwhile is kept as link.
-    NotNow { found: Option<(FlexportalCustomerId, LinkOrigin)> },
+    NotNow { who: Option<Identified> },
 }
 
 impl Interrupted {
-    pub(super) fn having(self, found: Option<(FlexportalCustomerId, LinkOrigin)>) -> Self {
+    /// Whom the sync had found by then.
+    pub(super) fn knowing(self, who: &Identified) -> Self {
         match self {
-            Self::NotNow { .. } => Self::NotNow { found },
+            Self::NotNow { .. } => Self::NotNow { who: Some(who.clone()) },
             Self::ClaimLost | Self::Store(_) => self,
         }
     }
@@ -124,7 +125,7 @@ impl<'a> Requests<'a> {
 
     /// Waits for the budget, then makes sure that the claim outlasts the longest request.
     async fn permission(&mut self) -> Result<(), Interrupted> {
-        let not_now = || Interrupted::NotNow { found: None };
+        let not_now = || Interrupted::NotNow { who: None };
         while self.granted == 0 {
             let grant =
                 self.outbox.take_budget(&self.target.name, self.target.budget, 1).await.map_err(Interrupted::Store)?;
@@ -177,7 +178,7 @@ impl<'a> Requests<'a> {
             self.outbox.resume(&self.target.name).await.map_err(Interrupted::Store)?;
             self.is_probe = false;
         }
-        if let Some((reason, wait)) = hold_for(&exchange.outcome) {
+        if let Some((reason, wait)) = exchange.outcome.as_ref().err().and_then(hold_for) {
             tracing::warn!(
                 target = %self.target.name,
                 reason = ?reason,

@@ -8,12 +8,10 @@ use chrono::{DateTime, Utc};
 use super::fold::{Folded, ReadEvent};
 use super::requests::Requests;
 use super::translate::{self, Translated};
-use super::{End, Rules};
-use crate::domain::{
-    Acknowledged, Acknowledgement, EventId, EventStatus, Field, FieldValue, FlexportalCustomerId, Said, ValueHash,
-};
+use super::{End, Identified, Rules};
+use crate::domain::{Acknowledged, Acknowledgement, EventId, EventStatus, Field, FieldValue, Said, ValueHash};
 use crate::flexportal::{FlexportalError, Updated};
-use crate::outbox::{EventResult, LinkChange, LinkOrigin, Next, Settlement, WaitingEvent};
+use crate::outbox::{EventResult, LinkChange, Next, Settlement, WaitingEvent};
 
 /// What FlexPortal was sent.
 enum Sent {
@@ -74,72 +72,94 @@ impl Closing<'_> {
         acknowledged: Acknowledged,
         http_status: Option<u16>,
     ) -> (LinkChange, Next) {
-        let together = || std::iter::once(head).chain(self.folded.contributors.iter().copied());
-        let settled =
-            |id: Option<&FlexportalCustomerId>, status, warnings: Vec<String>, results: &mut Vec<EventResult>| {
-                for event in together() {
-                    let mut result = self.result(event, if event == head { status } else { EventStatus::Superseded });
-                    result.flexportal_id = id.cloned();
-                    if event == head {
-                        result.attempts += u32::from(status == EventStatus::Synced);
-                        result.http_status = http_status.filter(|_| status == EventStatus::Synced);
-                        result.warnings.extend(warnings.iter().cloned());
-                    } else {
-                        result.superseded_by = Some(head);
-                    }
-                    results.push(result);
-                }
-            };
-        let mut not_settled =
-            |status, error: Option<&FlexportalError>, counts: bool, is_final: &dyn Fn(EventId) -> bool| {
-                for event in together() {
-                    let mut result = self.result(event, status);
-                    result.attempts += u32::from(counts);
-                    result.http_status = http_status;
-                    result.error_code = error.and_then(FlexportalError::code).map(str::to_owned);
-                    result.error = error.map(ToString::to_string);
-                    result.is_final = is_final(event);
-                    results.push(result);
-                }
-            };
+        let together: Vec<_> = std::iter::once(head).chain(self.folded.contributors.iter().copied()).collect();
         match end {
-            End::Synced { id, origin, updated } => {
+            End::Synced { who, updated } => {
                 let (email, warning) = self.compare_email(&updated);
-                settled(Some(&id), EventStatus::Synced, warning.into_iter().collect(), results);
-                (self.acknowledge(acknowledged, id, origin, &Sent::Values { email }), Next::Done)
+                let mut result = self.result(head, EventStatus::Synced);
+                result.attempts += 1;
+                result.http_status = http_status;
+                result.warnings.extend(warning);
+                self.push_with_contributors(results, result, &who);
+                (self.acknowledge(acknowledged, who, &Sent::Values { email }), Next::Done)
             }
-            End::Unchanged { id, origin } => {
-                settled(id.as_ref(), EventStatus::Unchanged, vec![], results);
-                let link = id.map_or(LinkChange::Keep, |id| self.acknowledge(acknowledged, id, origin, &Sent::Nothing));
-                (link, Next::Done)
+            End::Unchanged { who: Some(who) } => {
+                self.push_with_contributors(results, self.result(head, EventStatus::Unchanged), &who);
+                (self.acknowledge(acknowledged, who, &Sent::Nothing), Next::Done)
             }
-            End::Unmatched { why, drop_link } => {
-                let is_over = |event| self.age(event) >= self.rules.unmatched_max_age;
-                not_settled(EventStatus::Unmatched, None, false, &is_over);
-                let all_over = together().all(is_over);
-                for result in results.iter_mut().filter(|result| result.status == EventStatus::Unmatched) {
-                    result.error_code = Some("UNMATCHED".to_owned());
-                    result.error = Some(why.to_owned());
-                }
-                let link = if drop_link { LinkChange::Drop } else { LinkChange::Keep };
-                (link, if all_over { Next::Done } else { Next::In(self.rules.unmatched_retry_interval) })
-            }
-            End::Failed(error) => {
-                not_settled(EventStatus::Failed, Some(&error), true, &|_| true);
+            End::Unchanged { who: None } => {
+                results.extend(together.iter().map(|event| self.result(*event, EventStatus::Unchanged)));
                 (LinkChange::Keep, Next::Done)
             }
-            End::Retry(error, delay) => {
-                not_settled(EventStatus::Pending, Some(&error), true, &|_| false);
-                (LinkChange::Keep, Next::In(delay))
+            End::Unmatched { why, stale } => {
+                let is_over = |event: &EventId| self.age(*event) >= self.rules.unmatched_max_age;
+                results.extend(together.iter().map(|event| EventResult {
+                    http_status,
+                    error_code: Some("UNMATCHED".to_owned()),
+                    error: Some(why.to_owned()),
+                    is_final: is_over(event),
+                    ..self.result(*event, EventStatus::Unmatched)
+                }));
+                let next = if together.iter().all(is_over) {
+                    Next::Done
+                } else {
+                    Next::In(self.rules.unmatched_retry_interval)
+                };
+                (stale.map_or(LinkChange::Keep, |flexportal_id| LinkChange::Drop { flexportal_id }), next)
             }
-            End::Later { error, found } => {
-                if error.is_some() {
-                    not_settled(EventStatus::Pending, error.as_ref(), false, &|_| false);
-                }
-                let link = found
-                    .map_or(LinkChange::Keep, |(flexportal_id, origin)| LinkChange::Found { flexportal_id, origin });
-                (link, Next::In(Duration::ZERO))
+            End::Failed { error, who } => {
+                results.extend(
+                    together.iter().map(|event| {
+                        self.not_synced(*event, EventStatus::Failed, 1, http_status, &error, who.as_ref())
+                    }),
+                );
+                (found(who), Next::Done)
             }
+            End::Retry { error, who, delay } => {
+                results.extend(
+                    together.iter().map(|event| {
+                        self.not_synced(*event, EventStatus::Pending, 1, http_status, &error, who.as_ref())
+                    }),
+                );
+                (found(who), Next::In(delay))
+            }
+            End::Later { error, who } => {
+                results.extend(error.iter().flat_map(|error| together.iter().map(move |event| (event, error))).map(
+                    |(event, error)| self.not_synced(*event, EventStatus::Pending, 0, http_status, error, who.as_ref()),
+                ));
+                (found(who), Next::In(Duration::ZERO))
+            }
+        }
+    }
+
+    fn push_with_contributors(&self, results: &mut Vec<EventResult>, head: EventResult, who: &Identified) {
+        let successor = head.event;
+        let flexportal_id = Some(who.id.clone());
+        results.push(EventResult { flexportal_id: flexportal_id.clone(), ..head });
+        results.extend(self.folded.contributors.iter().map(|event| EventResult {
+            flexportal_id: flexportal_id.clone(),
+            superseded_by: Some(successor),
+            ..self.result(*event, EventStatus::Superseded)
+        }));
+    }
+
+    fn not_synced(
+        &self,
+        event: EventId,
+        status: EventStatus,
+        counts: u32,
+        http_status: Option<u16>,
+        error: &FlexportalError,
+        who: Option<&Identified>,
+    ) -> EventResult {
+        let result = self.result(event, status);
+        EventResult {
+            attempts: result.attempts + counts,
+            http_status,
+            error_code: error.code().map(str::to_owned),
+            error: Some(error.to_string()),
+            flexportal_id: who.map(|who| who.id.clone()),
+            ..result
         }
     }
 
@@ -186,13 +206,7 @@ impl Closing<'_> {
     }
 
     /// Notes what is settled now: every field that was spoken for, and, if something was sent, the values.
-    fn acknowledge(
-        &self,
-        mut acknowledged: Acknowledged,
-        flexportal_id: FlexportalCustomerId,
-        origin: Option<LinkOrigin>,
-        sent: &Sent,
-    ) -> LinkChange {
+    fn acknowledge(&self, mut acknowledged: Acknowledged, who: Identified, sent: &Sent) -> LinkChange {
         for (field, spoken) in &self.folded.fields {
             let (at, event) = spoken.moment;
             let entry = acknowledged.0.entry(*field).or_insert(Acknowledgement { at, event, hash: None, acked: None });
@@ -206,11 +220,19 @@ impl Closing<'_> {
         }
         let newest = self.folded.fields.values().map(|spoken| spoken.moment.0).max();
         LinkChange::Acknowledged {
-            flexportal_id,
-            origin,
+            flexportal_id: who.id,
+            origin: who.origin,
             acknowledged,
             occurred_at: newest.unwrap_or(self.now),
             synced_at: matches!(sent, Sent::Values { .. }).then_some(self.now),
         }
+    }
+}
+
+/// A customer that was found is kept as link, also if nothing could be sent to it yet.
+fn found(who: Option<Identified>) -> LinkChange {
+    match who {
+        Some(Identified { id: flexportal_id, origin: Some(origin) }) => LinkChange::Found { flexportal_id, origin },
+        Some(Identified { origin: None, .. }) | None => LinkChange::Keep,
     }
 }

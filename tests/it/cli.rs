@@ -131,9 +131,9 @@ async fn send_signs_for_every_kind_of_shop() {
         let url = format!("http://{}/webhooks/{kind}", app.addr);
         let mut send = program(&folder);
         send.args(["send", "--kind", kind, "--secret", secret, "--url", &url]);
-        let sent = run(send).await;
-        assert_eq!(sent.code, Some(0), "{}", sent.err);
-        assert!(sent.out.starts_with("200 ") && sent.out.contains("accepted"), "{}", sent.out);
+        let answered = run(send).await;
+        assert_eq!(answered.code, Some(0), "{}", answered.err);
+        assert!(answered.out.starts_with("200 ") && answered.out.contains("accepted"), "{}", answered.out);
 
         let mut wrong = program(&folder);
         wrong.args(["send", "--kind", kind, "--secret", "wrong", "--url", &url]);

@@ -342,6 +342,31 @@ async fn a_404_drops_the_link_and_looks_the_customer_up_once_more() {
 }
 
 #[tokio::test]
+async fn a_customer_found_instead_of_one_that_is_gone_gets_all_that_is_said() {
+    let app = App::start().await;
+    app.sync(shopify(3, 10, &json!({"phone": "+4930"}))).await;
+    app.fake.remove_customer("cus_3");
+    app.fake.add_customer(FakeCustomer::new("cus_merged", "customer3@example.com"));
+    // For the old customer only the company would be new, for the one found instead everything is.
+    let body = json!({"phone": "+4930", "default_address": {"company": "C"}});
+    let event = app.sync(shopify(3, 11, &body)).await;
+    assert_eq!((event.status.as_str(), event.flexportal_id.as_deref()), ("synced", Some("cus_merged")));
+    assert_eq!(app.puts().last().expect("a put")["phone"], "+4930");
+    let late = app.sync(shopify(3, 9, &json!({"phone": "old"}))).await;
+    assert_eq!(late.status, "superseded");
+}
+
+#[tokio::test]
+async fn a_customer_that_was_found_stays_linked_though_its_change_failed() {
+    let app = App::start().await;
+    app.fake.fail_next_for("cus_3", 1, Failure::status(422));
+    let event = app.sync(shopify(3, 0, &json!({}))).await;
+    assert_eq!((event.status.as_str(), event.flexportal_id.as_deref()), ("failed", Some("cus_3")));
+    app.sync(shopify(3, 1, &json!({"first_name": "Eva"}))).await;
+    assert_eq!(app.lookups(), 1);
+}
+
+#[tokio::test]
 async fn a_customer_deleted_in_the_shop_becomes_inactive_or_not_as_configured() {
     let app = App::start().await;
     app.sync(shopify(5, 0, &json!({}))).await;
