@@ -14,9 +14,12 @@
 //! Everything that replicas must agree on is decided by Postgres' clock. Statements take `$n::timestamptz` in
 //! its place, which is null but in tests that move time by hand.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgConnection;
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::domain::Clock;
@@ -37,7 +40,12 @@ pub use store::{NewEvent, StoreOutcome};
 pub use targets::{Budget, Grant, HoldReason, PROBE_INTERVAL};
 pub use wake::Wake;
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!();
+    // During a rollout, or after a rollback, the database is ahead of this program; migrations only add.
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// How long a claim lasts without renewal: the longest that a customer of a dead worker waits.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -54,8 +62,11 @@ pub enum StoreError {
     /// A row holds what nobody can have written.
     #[error("the database holds something unreadable: {0}")]
     Inconsistent(String),
-    /// The schema is older or newer than this program.
-    #[error("the migrations do not fit: {0}")]
+    /// Migrations are missing, and may not be applied.
+    #[error("migrations are missing: run flexportal-sync migrate, or serve without --no-migrate")]
+    NotMigrated,
+    /// A migration could not be applied.
+    #[error("a migration could not be applied: {0}")]
     Migrations(#[from] sqlx::migrate::MigrateError),
 }
 
@@ -75,6 +86,7 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, Clone)]
 pub struct Outbox {
     pool: PgPool,
+    options: PgConnectOptions,
     clock: Clock,
 }
 
@@ -88,15 +100,13 @@ impl Outbox {
             .expose_secret()
             .parse()
             .map_err(|_| "DATABASE_URL cannot be read: postgres://user:password@host:5432/database".to_owned())?;
-        let options = options
-            .application_name("flexportal-sync")
-            // Nothing here takes long; what does is stuck, and holds what others wait for.
-            .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s")]);
+        let options = options.application_name("flexportal-sync");
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(Duration::from_secs(3))
-            .connect_lazy_with(options);
-        Ok(Self { pool, clock })
+            .after_connect(|connection, _| Box::pin(limit_time(connection)))
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, options, clock })
     }
 
     /// The clock that this outbox tells Postgres to go by.
@@ -110,7 +120,11 @@ impl Outbox {
     /// # Errors
     /// [`StoreError::Migrations`], also if the database is away.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        Ok(MIGRATIONS.run(&self.pool).await?)
+        // A connection of its own: building an index, or waiting for another process that does, may take long.
+        let unhurried = PgPoolOptions::new().max_connections(1).connect_with(self.options.clone()).await?;
+        let migrated = MIGRATIONS.run(&unhurried).await;
+        unhurried.close().await;
+        Ok(migrated?)
     }
 
     /// How many migrations are missing in the database.
@@ -147,6 +161,14 @@ impl Outbox {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Nothing here takes long; what does is stuck, and holds what others wait for.
+async fn limit_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// A duration as Postgres takes it, in seconds.

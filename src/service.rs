@@ -133,6 +133,8 @@ impl Service {
     async fn try_prepare(&self, migrate: bool) -> Result<(), StoreError> {
         if migrate {
             self.outbox.migrate().await?;
+        } else if self.outbox.missing_migrations().await? > 0 {
+            return Err(StoreError::NotMigrated);
         }
         let sources: Vec<&Source> = self.shops.iter().map(|shop| shop.source()).collect();
         self.outbox.register(&sources, &self.target_names).await
@@ -269,7 +271,9 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
 fn may_pass(error: &StoreError) -> bool {
     let error = match error {
         StoreError::Unavailable(error) | StoreError::Migrations(sqlx::migrate::MigrateError::Execute(error)) => error,
-        StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::Migrations(_) => return false,
+        StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::NotMigrated | StoreError::Migrations(_) => {
+            return false;
+        }
     };
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))

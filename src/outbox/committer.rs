@@ -124,8 +124,9 @@ fn reported(error: &StoreError, deliveries: usize) -> CommitError {
 fn told(error: &StoreError) -> CommitError {
     match error {
         StoreError::Refused(_) => CommitError::Refused,
-        StoreError::Unavailable(_) | StoreError::Inconsistent(_) | StoreError::Migrations(_) => {
-            CommitError::Unavailable
-        }
+        StoreError::Unavailable(_)
+        | StoreError::Inconsistent(_)
+        | StoreError::NotMigrated
+        | StoreError::Migrations(_) => CommitError::Unavailable,
     }
 }
