@@ -11,6 +11,7 @@ create table event_states (
     warnings text[] not null default '{}',
     flexportal_customer_id text,
     superseded_by uuid,
+    attempted_as uuid,
     finished_at timestamptz,
     constraint finished_exactly_when_final check (
         case status
@@ -38,6 +39,7 @@ comment on column event_states.last_error is 'The last error for people.';
 comment on column event_states.warnings is 'What could not be sent, and why. Holds no values.';
 comment on column event_states.flexportal_customer_id is 'The FlexPortal customer that was found.';
 comment on column event_states.superseded_by is 'The newer event that spoke for all of this one.';
+comment on column event_states.attempted_as is 'The event under which the last request for this one stands in sync_attempts: the newest that went out with it.';
 comment on column event_states.finished_at is 'When it was settled for good.';
 
 create table sync_attempts (

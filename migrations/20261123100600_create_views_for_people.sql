@@ -17,7 +17,7 @@ select
     (
         select a.request_body
         from sync_attempts a
-        where a.event_id = s.event_id
+        where a.event_id = coalesce(s.attempted_as, s.event_id)
           and a.request_body is not null
         order by a.id desc
         limit 1
@@ -25,7 +25,7 @@ select
     (
         select a.response_body
         from sync_attempts a
-        where a.event_id = s.event_id
+        where a.event_id = coalesce(s.attempted_as, s.event_id)
         order by a.id desc
         limit 1
     ) as response_body,
@@ -36,6 +36,8 @@ select
             'FlexPortal has conflicting data: look at this customer there, then: select retry_sync(''' || s.event_id || ''');'
         when s.last_http_status between 400 and 499 then
             'FlexPortal refuses the request: see the answer, then: select retry_sync(''' || s.event_id || ''');'
+        when s.last_error_code = 'UNREADABLE' then
+            'The stored payload cannot be read under today''s configuration: see the error. After mending it: select retry_sync(''' || s.event_id || ''');'
         when s.last_error_code = 'INTERNAL' then
             'A fault of flexportal-sync: please report it with this event''s id. Another try: select retry_sync(''' || s.event_id || ''');'
         else

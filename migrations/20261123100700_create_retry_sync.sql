@@ -4,10 +4,9 @@ as $$
 declare
     event record;
 begin
-    select d.source, d.shop_customer_id, d.concerns, s.status, coalesce(c.target, 'default') as target
+    select d.source, d.shop_customer_id, d.concerns, coalesce(c.target, 'default') as target
     into event
     from deliveries d
-    left join event_states s on s.event_id = d.id
     left join sources c on c.name = d.source
     where d.id = retry_sync.event_id;
 
@@ -17,11 +16,16 @@ begin
     if event.concerns <> 'customer' then
         return 'nothing to do: this is a privacy request, not a change to sync';
     end if;
-    if coalesce(event.status, 'pending') not in ('failed', 'unmatched', 'discarded') then
-        return 'nothing to do: the event is ' || coalesce(event.status, 'pending');
+    if not exists (
+        select
+        from event_states s
+        where s.event_id = retry_sync.event_id
+          and s.status in ('failed', 'unmatched', 'discarded')
+    ) then
+        return 'nothing to do: only failed, unmatched and discarded events can be set back';
     end if;
 
-    -- The queue's row is locked first, as the worker does it.
+    -- The queue's row is locked first, as the worker does it: what it is writing now counts.
     insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
     values (event.source, event.shop_customer_id, event.target, now(), retry_sync.event_id)
     on conflict (source, shop_customer_id) do update
@@ -31,7 +35,11 @@ begin
 
     update event_states s
     set status = 'pending', finished_at = null, forgiven_attempts = s.attempts   -- a full set of attempts again
-    where s.event_id = retry_sync.event_id;
+    where s.event_id = retry_sync.event_id
+      and s.status in ('failed', 'unmatched', 'discarded');
+    if not found then
+        return 'nothing to do: the event was settled just now';
+    end if;
 
     perform pg_notify('flexportal_sync', event.target);
     return 'will be tried again at once';

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::domain::{Clock, EventIds};
@@ -14,8 +15,10 @@ use crate::shops::Shop;
 
 mod health;
 mod intake;
+mod listen;
 mod problem;
 
+pub use listen::serve;
 pub use problem::Problem;
 
 /// What the handlers need.
@@ -33,17 +36,23 @@ pub struct AppState {
     pub ids: Arc<EventIds>,
     /// `MAX_BODY_BYTES`.
     pub max_body_bytes: usize,
+    /// Room for bodies that are being read, in bytes: nobody has shown yet that they may take any.
+    pub reading: Arc<Semaphore>,
 }
 
 /// Shopify gives up after 5 s; a slower body or commit is answered before, and sent again.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
 
+/// Room for bodies that are being read, in bytes.
+pub const MAX_READING_BYTES: usize = 128 * 1024 * 1024;
+
 /// All routes.
 pub fn app(state: AppState) -> Router {
     Router::new()
-        .route("/webhooks/{source}", post(intake::receive).fallback(wrong_method))
+        .route("/webhooks/{source}", post(intake::receive))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
         .with_state(state)
         .layer(CatchPanicLayer::custom(|_panic| {
@@ -53,7 +62,7 @@ pub fn app(state: AppState) -> Router {
 }
 
 async fn wrong_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "webhooks are sent by POST").with_header("allow", "POST")
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the header Allow names the methods; webhooks are sent by POST")
 }
 
 async fn nothing_here() -> Problem {

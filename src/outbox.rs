@@ -171,6 +171,19 @@ async fn limit_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
+/// How long to wait for a statement before the connection counts as dead: one that a failover or a firewall
+/// cut silently would otherwise keep us waiting for minutes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits for the database no longer than it can take.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] after 5 s; the statement may have been carried out nevertheless.
+pub async fn timely<T>(statement: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answer = tokio::time::timeout(ANSWER_WITHIN, statement).await;
+    answer.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
+}
+
 /// A duration as Postgres takes it, in seconds.
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()

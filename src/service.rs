@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Source};
 use crate::domain::{Clock, Dice, EventIds};
-use crate::http::{AppState, app};
+use crate::http::{self, AppState};
 use crate::outbox::{Committer, Outbox, StoreError, Wake};
 use crate::shops::Shop;
 use crate::sync::Worker;
@@ -48,6 +48,8 @@ impl Role {
 const CONNECTIONS: u32 = 10;
 /// Answers that are under way at SIGTERM get this long; the worker has its own limit.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// Orchestrators kill after 30 s.
+const LEAVE_WITHIN: Duration = Duration::from_secs(28);
 /// Between two attempts to reach the database at the start.
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
 
@@ -136,7 +138,9 @@ impl Service {
         } else if self.outbox.missing_migrations().await? > 0 {
             return Err(StoreError::NotMigrated);
         }
-        let sources: Vec<&Source> = self.shops.iter().map(|shop| shop.source()).collect();
+        // Those without a secret are another process's to note: a worker knows them by their defaults only.
+        let all = self.shops.iter().map(|shop| shop.source());
+        let sources: Vec<&Source> = all.filter(|source| !source.secrets.is_empty()).collect();
         self.outbox.register(&sources, &self.target_names).await
     }
 
@@ -160,17 +164,9 @@ impl Service {
             clock: self.clock.clone(),
             ids: Arc::new(EventIds::default()),
             max_body_bytes: self.max_body_bytes,
+            reading: Arc::new(Semaphore::new(http::MAX_READING_BYTES)),
         };
-        // Small answers must not wait for more to send.
-        let listener = listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
-        let serving = axum::serve(listener, app(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let mut parts = vec![tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(error = %error, "listening ended");
-            }
-        })];
+        let mut parts = vec![tokio::spawn(http::serve(listener, http::app(state), shutdown.clone()))];
         let prepared = CancellationToken::new();
         if let Some(worker) = self.worker.clone() {
             let (prepared, shutdown) = (prepared.clone(), shutdown.clone());
@@ -260,8 +256,13 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
         None => preparing.abort(),
     }
     tracing::info!("leaving: finishing what is under way");
-    running.stop().await;
-    outbox.close().await;
+    let leaving = async {
+        running.stop().await;
+        outbox.close().await;
+    };
+    if tokio::time::timeout(LEAVE_WITHIN, leaving).await.is_err() {
+        tracing::warn!("not everything ended in time: customers in flight are taken over when their lease ends");
+    }
     tracing::info!("left");
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::StatusPolicy;
 use crate::config::{ShopKind, Source};
@@ -22,6 +22,10 @@ pub mod signature;
 mod woocommerce;
 
 use signature::Keys;
+
+/// Shops' clocks differ by seconds and time zones are mistaken by hours; a change from beyond that would win over
+/// every real one until its time comes.
+const CLOCK_AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// Why a delivery is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +60,7 @@ pub struct Verified<'a> {
     headers: &'a HeaderMap,
     body: &'a [u8],
     delivery_id: Option<&'a str>,
+    received_at: DateTime<Utc>,
 }
 
 /// What a delivery turned out to be.
@@ -155,7 +160,7 @@ impl Shop {
             ShopKind::WooCommerce => woocommerce::verify(&self.keys, headers, body)?,
             ShopKind::Generic => generic::verify(&self.keys, headers, body, now)?,
         };
-        Ok(Verified { headers, body, delivery_id })
+        Ok(Verified { headers, body, delivery_id, received_at: now })
     }
 
     /// Reads a verified delivery.
@@ -164,33 +169,29 @@ impl Shop {
     /// [`Rejection::Malformed`] if it is not JSON, names no customer, or does not fit its topic.
     pub fn receive(&self, verified: &Verified<'_>) -> Result<Received, Rejection> {
         headers::require_json(verified.headers)?;
-        let json::Mended { text, warnings } = json::mend(verified.body)?;
+        let json::Mended { text, mut warnings } = json::mend(verified.body)?;
         let topic = match self.source.kind {
             ShopKind::Shopify => shopify::topic(verified.headers)?,
             ShopKind::WooCommerce => woocommerce::topic(verified.headers)?,
             ShopKind::Generic => generic::topic(&text)?,
         };
-        let delivery = |customer, email, occurred_at, concerns, topic, text| {
-            Received::Delivery(Box::new(Delivery {
-                delivery_id: self.delivery_id(verified),
-                topic,
-                customer,
-                email,
-                occurred_at,
-                concerns,
-                payload: text,
-                warnings,
-            }))
-        };
-        Ok(match self.content(&topic, &text)? {
-            Content::Ignored(why) => Received::Ignored(why),
-            Content::Privacy { customer, email } => delivery(customer, email, None, Concerns::Privacy, topic, text),
+        let (concerns, customer, email, occurred_at) = match self.content(&topic, &text)? {
+            Content::Ignored(why) => return Ok(Received::Ignored(why)),
+            Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None),
             Content::Change(event) => {
-                let occurred_at = event.occurred_at.or_else(|| self.triggered_at(verified.headers));
+                let said = event.occurred_at.or_else(|| self.triggered_at(verified.headers));
+                let occurred_at = said.filter(|at| *at - verified.received_at <= CLOCK_AHEAD);
+                if occurred_at != said {
+                    warnings
+                        .push("the shop's time of the change lies in the future: that of arrival counts".to_owned());
+                }
                 let email = event.email().map(str::to_owned);
-                delivery(Some(event.customer), email, occurred_at, Concerns::Customer, topic, text)
+                (Concerns::Customer, Some(event.customer), email, occurred_at)
             }
-        })
+        };
+        let delivery_id = self.delivery_id(verified);
+        let delivery = Delivery { delivery_id, topic, customer, email, occurred_at, concerns, payload: text, warnings };
+        Ok(Received::Delivery(Box::new(delivery)))
     }
 
     /// Reads a stored change again, under today's policies.

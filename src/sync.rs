@@ -12,7 +12,7 @@ use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPoli
 use crate::flexportal::{Exchange, FlexportalError, Updated};
 use crate::outbox::{
     Attempt, ClaimedCustomer, HoldReason, Link, LinkChange, LinkOrigin, Next, Outbox, PROBE_INTERVAL, Settlement,
-    StoreError, WaitingEvent,
+    StoreError, WaitingEvent, timely,
 };
 use crate::shops::Shop;
 
@@ -34,6 +34,8 @@ pub use worker::{StepOutcome, Worker};
 
 /// After this a value that FlexPortal acknowledged is sent again: staff or an order may have replaced it.
 const ACKNOWLEDGED_FOR: Duration = Duration::from_hours(24);
+/// `Retry-After: 0` means at once; asked over and over, that would be a loop.
+const SHORTEST_HOLD: Duration = Duration::from_secs(1);
 /// Work of a source that is not configured (any more) is looked at again after this.
 const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
 
@@ -78,20 +80,15 @@ pub(crate) async fn sync_customer(
     requests: &mut Requests<'_>,
     claimed: &mut ClaimedCustomer,
 ) -> Result<Option<Settlement>, StoreError> {
-    let waiting = outbox.waiting_events(claimed).await?;
     let Some(shop) = rules.shops.get(&claimed.source) else {
-        tracing::warn!(source = %claimed.source, events = waiting.len(), "events wait for a source that is not configured");
+        tracing::warn!(source = %claimed.source, "events wait for a source that is not configured here");
         let (results, attempts, link) = (vec![], vec![], LinkChange::Keep);
         return Ok(Some(Settlement { results, attempts, link, next: Next::In(UNCONFIGURED_DELAY) }));
     };
+    let waiting = timely(outbox.waiting_events(claimed)).await?;
+    requests.started_on(&waiting);
     let (read, unreadable) = read_all(shop, &waiting);
-    let link = outbox.link(&claimed.source, &claimed.customer).await?;
-    let email = match fold::newest_email(&read) {
-        Some(email) => Some(email.to_owned()),
-        None => outbox.last_known_email(&claimed.source, &claimed.customer).await?,
-    };
-    let email = email.filter(|_| shop.source().identity == Identity::Email);
-
+    let link = timely(outbox.link(&claimed.source, &claimed.customer)).await?;
     let mut who = known_id(shop, claimed, &read, link.as_ref());
     let mut stale = None;
     // Twice at most: if the id leads nowhere, once more with what a lookup finds.
@@ -105,8 +102,11 @@ pub(crate) async fn sync_customer(
         requests.are_for(head, attempts + 1);
         let mut steps = Steps {
             rules,
+            outbox,
             requests,
-            email: email.as_deref(),
+            claimed,
+            read: &read,
+            may_look_up: shop.source().identity == Identity::Email,
             stale: stale.as_ref(),
             acknowledged: &acknowledged,
             translated: &translated,
@@ -150,7 +150,13 @@ fn read_all(shop: &Shop, waiting: &[WaitingEvent]) -> (Vec<ReadEvent>, Vec<(Even
 fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Option<&Link>) -> Option<Identified> {
     let carried = match shop.source().identity {
         Identity::SameId => FlexportalCustomerId::parse(claimed.customer.as_str()).ok(),
-        Identity::Email => fold::newest_flexportal_id(read).cloned(),
+        Identity::Email => {
+            // An old event must not tie its customer to what it was before.
+            let newest_settled = link.and_then(|link| link.acknowledged.newest());
+            fold::newest_flexportal_id(read)
+                .filter(|(moment, _)| newest_settled.is_none_or(|settled| settled < *moment))
+                .map(|(_, id)| id.clone())
+        }
     };
     let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id == *id);
     match carried {
@@ -162,9 +168,11 @@ fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Op
 /// The requests of one customer's sync, in order.
 struct Steps<'a, 'r> {
     rules: &'a Rules,
+    outbox: &'a Outbox,
     requests: &'a mut Requests<'r>,
-    /// To look the customer up by; none if that is not to be done.
-    email: Option<&'a str>,
+    claimed: &'a ClaimedCustomer,
+    read: &'a [ReadEvent],
+    may_look_up: bool,
     /// The id that led nowhere before.
     stale: Option<&'a FlexportalCustomerId>,
     acknowledged: &'a Acknowledged,
@@ -209,8 +217,8 @@ impl Steps<'_, '_> {
 
     /// An id led nowhere: the e-mail may lead to another customer, but no more than once.
     async fn look_up_again(&mut self, id: FlexportalCustomerId) -> Result<Step, Interrupted> {
-        if self.stale.is_some() {
-            return Ok(Step::End(unmatched(&Match::None, Some(id))));
+        if let Some(first) = self.stale {
+            return Ok(Step::End(unmatched(&Match::None, Some(first.clone()))));
         }
         Ok(match self.look_up().await? {
             Ok(Match::One(found)) if found != id => {
@@ -223,10 +231,10 @@ impl Steps<'_, '_> {
     }
 
     async fn look_up(&mut self) -> Result<Result<Match, FlexportalError>, Interrupted> {
-        let Some(email) = self.email else { return Ok(Ok(Match::None)) };
-        for (form, inactive) in identify::questions(email) {
+        let Some(email) = self.email().await? else { return Ok(Ok(Match::None)) };
+        for (form, inactive) in identify::questions(&email) {
             match self.requests.find_by_email(&form, inactive).await? {
-                Ok(found) => match identify::matching(email, &found) {
+                Ok(found) => match identify::matching(&email, &found) {
                     Match::None => {}
                     answer @ (Match::One(_) | Match::Several) => return Ok(Ok(answer)),
                 },
@@ -236,8 +244,25 @@ impl Steps<'_, '_> {
         Ok(Ok(Match::None))
     }
 
-    /// Whether FlexPortal acknowledged every value of the body within the last day.
+    /// The newest e-mail that a waiting event gives, else the last that any event of this customer gave.
+    async fn email(&self) -> Result<Option<String>, Interrupted> {
+        if !self.may_look_up {
+            return Ok(None);
+        }
+        if let Some(email) = fold::newest_email(self.read) {
+            return Ok(Some(email.to_owned()));
+        }
+        let known = timely(self.outbox.last_known_email(&self.claimed.source, &self.claimed.customer)).await;
+        known.map_err(Interrupted::Store)
+    }
+
+    /// Whether FlexPortal acknowledged every value of the body within the last day, and nobody can have sent it
+    /// anything since.
     fn is_acknowledged(&self) -> bool {
+        if self.claimed.claims > 1 {
+            // A worker died holding this customer: nobody knows what it had sent.
+            return false;
+        }
         let now = self.requests.now();
         self.translated.sent.iter().all(|(field, hash)| {
             self.acknowledged.0.get(field).is_some_and(|settled| {
@@ -284,9 +309,10 @@ fn recorded<T>(exchange: &Exchange<T>, event: EventId, attempt: u32) -> Attempt 
 
 /// For what, and how long, an error holds its whole target, if at all.
 fn hold_for(error: &FlexportalError) -> Option<(HoldReason, Duration)> {
-    match decide::decide(error, 1, &RetryPolicy::default(), 0.0) {
-        Verdict::PauseTarget => Some((HoldReason::Refused, PROBE_INTERVAL)),
-        Verdict::HoldTarget(wait) => Some((HoldReason::RateLimited, wait)),
-        Verdict::Fail | Verdict::LookUpAgain | Verdict::RetryIn(_) => None,
+    use FlexportalError as E;
+    match error {
+        E::Unauthorized { .. } => Some((HoldReason::Refused, PROBE_INTERVAL)),
+        E::RateLimited { retry_after } => Some((HoldReason::RateLimited, (*retry_after).max(SHORTEST_HOLD))),
+        E::Refused { .. } | E::CustomerNotFound | E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) => None,
     }
 }

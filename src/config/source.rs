@@ -38,6 +38,22 @@ pub struct Source {
     pub policies: Policies,
 }
 
+impl Source {
+    /// The source that the variables of this kind define, as far as a process without its secret can know it.
+    #[must_use]
+    pub fn of_kind(kind: ShopKind) -> Self {
+        Self {
+            name: SourceName::parse(kind.as_str()).unwrap_or_else(|_| unreachable!("a kind is a name")),
+            kind,
+            secrets: vec![],
+            target: TargetName::parse("default").unwrap_or_else(|_| unreachable!("it is a name")),
+            identity: Identity::default(),
+            flexportal_id_field: None,
+            policies: Policies::default(),
+        }
+    }
+}
+
 /// The shop systems there is an adapter for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

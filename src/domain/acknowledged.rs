@@ -13,6 +13,23 @@ use super::{EventId, Field};
 #[serde(transparent)]
 pub struct Acknowledged(pub BTreeMap<Field, Acknowledgement>);
 
+impl Acknowledged {
+    /// The newest change that was settled: shop's time, then arrival.
+    #[must_use]
+    pub fn newest(&self) -> Option<(DateTime<Utc>, EventId)> {
+        self.0.values().map(|settled| (settled.at, settled.event)).max()
+    }
+
+    /// Forgets the values of these fields: a request went out of which nobody knows whether it was carried out.
+    pub fn doubt<'a>(&mut self, fields: impl Iterator<Item = &'a Field>) {
+        for field in fields {
+            if let Some(settled) = self.0.get_mut(field) {
+                (settled.hash, settled.acked) = (None, None);
+            }
+        }
+    }
+}
+
 /// The newest settled word on one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {

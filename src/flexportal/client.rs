@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
-use super::error::ErrorBody;
+use super::error::{ErrorBody, shown};
 use super::{FlexportalError, UpdateCustomer, retry_after};
 use crate::config::Target;
 use crate::domain::Clock;
@@ -77,8 +77,7 @@ pub struct Updated {
 }
 
 /// One customer of a lookup's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// FlexPortal's id.
     pub customer_id: String,
@@ -145,29 +144,7 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .header("Idempotency-Key", key)
             .body(body.clone());
-        self.exchange(Operation::UpdateCustomer, request, Some(body), |body| {
-            #[derive(Deserialize)]
-            struct Envelope {
-                success: Option<bool>,
-                message: Option<String>,
-                customer: Option<Customer>,
-            }
-            #[derive(Deserialize)]
-            struct Customer {
-                email: Option<String>,
-            }
-            let answer: Envelope = serde_json::from_slice(body).ok()?;
-            Some(if answer.success == Some(true) {
-                Ok(Updated { email: answer.customer.and_then(|customer| customer.email) })
-            } else {
-                let message = answer.message.unwrap_or_else(|| "no reason given".to_owned());
-                Err(FlexportalError::Refused {
-                    code: Some("NOT_SUCCESSFUL".to_owned()),
-                    message: format!("FlexPortal answered without success: {message}"),
-                })
-            })
-        })
-        .await
+        self.exchange(Operation::UpdateCustomer, request, Some(body), read_update).await
     }
 
     /// Asks for customers with an e-mail: FlexPortal `GET /v1/customers?email=`.
@@ -257,12 +234,32 @@ fn interpret<T>(
     }
 }
 
+/// `success` decides; the rest is read with tolerance, since the documentation leaves types open.
+fn read_update(body: &[u8]) -> Option<Result<Updated, FlexportalError>> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let success = answer.as_object()?.get("success");
+    Some(if success == Some(&Value::Bool(true)) {
+        Ok(Updated { email: answer["customer"]["email"].as_str().map(str::to_owned) })
+    } else {
+        let message = answer["message"].as_str().unwrap_or("no reason given");
+        Err(FlexportalError::Refused {
+            code: Some("NOT_SUCCESSFUL".to_owned()),
+            message: shown(&format!("FlexPortal answered without success: {message}"), 1000),
+        })
+    })
+}
+
+/// Customers without a textual id or e-mail are nobody's match.
 fn read_list(body: &[u8]) -> Option<Result<Vec<Found>, FlexportalError>> {
-    #[derive(Deserialize)]
-    struct List {
-        customers: Vec<Found>,
-    }
-    serde_json::from_slice::<List>(body).ok().map(|list| Ok(list.customers))
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let customers = answer.get("customers")?.as_array()?;
+    let found = |customer: &Value| {
+        Some(Found {
+            customer_id: customer["customerId"].as_str()?.to_owned(),
+            email: customer["email"].as_str()?.to_owned(),
+        })
+    };
+    Some(Ok(customers.iter().filter_map(found).collect()))
 }
 
 fn disconnected(error: &reqwest::Error) -> FlexportalError {

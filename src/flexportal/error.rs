@@ -49,6 +49,17 @@ pub enum FlexportalError {
 }
 
 impl FlexportalError {
+    /// Whether, after a PUT that ended so, nobody knows if it was carried out.
+    #[must_use]
+    pub fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::TimedOut | Self::Disconnected(_) => true,
+            Self::Refused { .. } | Self::CustomerNotFound | Self::Unauthorized { .. } | Self::RateLimited { .. } => {
+                false
+            }
+        }
+    }
+
     /// `error.code`, or our own word where there was no answer.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
@@ -91,7 +102,7 @@ impl ErrorBody {
     }
 
     pub(super) fn code(&self) -> Option<String> {
-        self.error.code.clone()
+        self.error.code.as_deref().map(|code| shown(code, MAX_CODE_CHARACTERS))
     }
 
     /// One line for people: the message, then each field with its own.
@@ -103,8 +114,16 @@ impl ErrorBody {
             // Writing to a string cannot fail.
             let _ = write!(line, "; {path}: {message}");
         }
-        line
+        shown(&line, MAX_MESSAGE_CHARACTERS)
     }
+}
+
+const MAX_CODE_CHARACTERS: usize = 64;
+const MAX_MESSAGE_CHARACTERS: usize = 1000;
+
+/// Somebody else's text, cut, and without the NULs that Postgres refuses.
+pub(super) fn shown(text: &str, max_characters: usize) -> String {
+    text.chars().take(max_characters).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// FlexPortal does not say how `Retry-After` is written: seconds and HTTP dates are read, one minute is
@@ -151,6 +170,16 @@ mod tests {
         ] {
             assert_eq!(retry_after(value, now).as_secs(), seconds, "{value:?}");
         }
+    }
+
+    #[test]
+    fn what_postgres_would_refuse_or_nobody_would_read_is_not_passed_on() {
+        let long = "x".repeat(2_000);
+        let body = format!(r#"{{"error":{{"code":"A\u0000{long}","message":"{long}"}}}}"#);
+        let body = ErrorBody::read(body.as_bytes());
+        assert_eq!(body.code().map(|code| code.chars().count()), Some(64));
+        assert!(!body.code().expect("a code").contains('\0'));
+        assert_eq!(body.message(422).len(), 1_000);
     }
 
     #[test]

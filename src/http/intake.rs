@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{ANSWER_WITHIN, AppState, Problem};
 use crate::domain::EventId;
@@ -61,7 +63,7 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
     let Some(committer) = &state.committer else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "this process takes no webhooks"));
     };
-    let body = read(body, state.max_body_bytes).await?;
+    let (body, _room) = read(state, headers, body).await?;
     if shop.is_unsigned_ping(headers, &body) {
         return Ok(Answer { status: "ignored", event_id: None, reason: Some("set-up ping") });
     }
@@ -84,9 +86,15 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
     })
 }
 
-async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, Problem> {
+/// Reads the body, within its own limit and that of all bodies together.
+async fn read(state: &AppState, headers: &HeaderMap, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+    let limit = state.max_body_bytes;
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let needed = announced.unwrap_or(limit).min(limit);
+    let room = state.reading.clone().try_acquire_many_owned(u32::try_from(needed).unwrap_or(u32::MAX));
+    let room = room.map_err(|_| Problem::unavailable("too many deliveries arrive at once", RETRY_AFTER_SECONDS))?;
     match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => Ok((collected.to_bytes(), room)),
         Err(error) if error.is::<LengthLimitError>() => {
             let detail = format!("the body is larger than {limit} bytes (MAX_BODY_BYTES)");
             Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))

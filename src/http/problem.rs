@@ -26,13 +26,6 @@ impl Problem {
         problem
     }
 
-    /// With one more header.
-    #[must_use]
-    pub fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.headers.push((HeaderName::from_static(name), HeaderValue::from_static(value)));
-        self
-    }
-
     /// As an answer.
     #[must_use]
     pub fn response(self) -> Response {

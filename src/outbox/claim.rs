@@ -10,6 +10,9 @@ use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, LeaseId, ShopCu
 /// Waiting events of one customer that are read at once; what is beyond waits for the next claim.
 const MAX_EVENTS: i64 = 200;
 
+/// Payloads of one customer that are read at once, in bytes; at least one event is.
+const MAX_BYTES: i64 = 8 * 1024 * 1024;
+
 /// A customer whose work nobody else may touch while the lease lasts.
 #[derive(Debug, Clone)]
 pub struct ClaimedCustomer {
@@ -21,6 +24,8 @@ pub struct ClaimedCustomer {
     pub lease: LeaseId,
     /// Arrivals as of the claim.
     pub(super) revision: i64,
+    /// More events wait than were read at once.
+    pub(super) has_more: bool,
     /// Claims since a result was last written, this one included; above 1 a worker died holding it.
     pub claims: i32,
 }
@@ -104,6 +109,7 @@ impl Outbox {
                 customer: row.customer,
                 lease,
                 revision: row.revision,
+                has_more: false,
                 claims: row.claims,
             })
             .collect())
@@ -118,37 +124,53 @@ impl Outbox {
     pub async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
         let rows = sqlx::query!(
             r#"
+            with waiting_events as (
+                select
+                    d.id,
+                    d.topic,
+                    d.payload::text as payload,
+                    d.occurred_at,
+                    d.received_at,
+                    coalesce(s.attempts, 0) as attempts,
+                    coalesce(s.forgiven_attempts, 0) as forgiven_attempts,
+                    count(*) over () as waiting
+                from waiting_customers waiting
+                join deliveries d
+                    on d.source = waiting.source
+                    and d.shop_customer_id = waiting.shop_customer_id
+                    and d.id >= waiting.first_event_id
+                left join event_states s on s.event_id = d.id
+                where waiting.source = $1
+                  and waiting.shop_customer_id = $2
+                  and d.concerns = 'customer'
+                  and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
+                order by d.id
+                limit $3
+            )
             select
-                d.id as "id: EventId",
-                d.topic,
-                d.payload::text as "payload!",
-                d.occurred_at,
-                d.received_at,
-                coalesce(s.attempts, 0) as "attempts!",
-                coalesce(s.forgiven_attempts, 0) as "forgiven_attempts!"
-            from waiting_customers waiting
-            join deliveries d
-                on d.source = waiting.source
-                and d.shop_customer_id = waiting.shop_customer_id
-                and d.id >= waiting.first_event_id
-            left join event_states s on s.event_id = d.id
-            where waiting.source = $1
-              and waiting.shop_customer_id = $2
-              and d.concerns = 'customer'
-              and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
-            order by d.id
-            limit $3
+                id as "id: EventId",
+                topic,
+                payload as "payload!",
+                occurred_at,
+                received_at,
+                attempts as "attempts!",
+                forgiven_attempts as "forgiven_attempts!",
+                waiting as "waiting!"
+            from (
+                select *, sum(octet_length(payload)) over (order by id) - octet_length(payload) as bytes_before
+                from waiting_events
+            ) measured
+            where bytes_before < $4
+            order by id
             "#,
             claimed.source.as_str(),
             claimed.customer.as_str(),
             MAX_EVENTS,
+            MAX_BYTES,
         )
         .fetch_all(&self.pool)
         .await?;
-        if rows.len() >= usize::try_from(MAX_EVENTS).unwrap_or(usize::MAX) {
-            // There may be more: no revision matches, so that settling leaves the customer due.
-            claimed.revision = -1;
-        }
+        claimed.has_more = rows.first().is_some_and(|row| row.waiting > i64::try_from(rows.len()).unwrap_or(0));
         let count = |attempts: i32| u32::try_from(attempts).unwrap_or(0);
         Ok(rows
             .into_iter()
@@ -186,6 +208,29 @@ impl Outbox {
         .execute(&self.pool)
         .await?;
         Ok(renewed.rows_affected() == 1)
+    }
+
+    /// Whether any customer of a target is due: a look that costs nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn is_any_due(&self, target: &TargetName) -> Result<bool, StoreError> {
+        let is_due = sqlx::query_scalar!(
+            r#"
+            select exists (
+                select
+                from waiting_customers, (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
+                where target = $1
+                  and due_at <= moment.now
+                  and (lease_id is null or lease_expires_at <= moment.now)
+            ) as "is_due!"
+            "#,
+            target.as_str(),
+            self.clock.for_postgres(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(is_due)
     }
 
     /// How long until the next customer of a target is due, leased ones aside; `None` if none waits.

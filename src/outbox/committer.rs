@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{NewEvent, Outbox, StoreError, StoreOutcome};
+use super::{NewEvent, Outbox, StoreError, StoreOutcome, timely};
 
 /// Deliveries in line at most.
 const MAX_WAITING: usize = 1024;
@@ -89,13 +89,13 @@ async fn commit_groups(outbox: Outbox, mut line: mpsc::Receiver<Waiting>, commit
 async fn commit_group(outbox: &Outbox, group: Vec<Waiting>) -> bool {
     let (events, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|waiting| (waiting.event, (waiting.answer, waiting.room))).unzip();
-    let outcomes: Vec<_> = match outbox.store(&events).await {
+    let outcomes: Vec<_> = match timely(outbox.store(&events)).await {
         Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
         Err(StoreError::Refused(_)) if events.len() > 1 => {
             // One of them spoils the statement: each for itself, so that it is the only one to be refused.
             let mut outcomes = Vec::with_capacity(events.len());
             for event in &events {
-                outcomes.push(outbox.store(std::slice::from_ref(event)).await.map(|outcome| outcome[0]));
+                outcomes.push(timely(outbox.store(std::slice::from_ref(event))).await.map(|outcome| outcome[0]));
             }
             outcomes.into_iter().map(|outcome| outcome.map_err(|error| reported(&error, 1))).collect()
         }
@@ -117,7 +117,7 @@ async fn commit_group(outbox: &Outbox, group: Vec<Waiting>) -> bool {
 }
 
 fn reported(error: &StoreError, deliveries: usize) -> CommitError {
-    tracing::error!(error = %error, deliveries, "deliveries could not be stored; the shop was told to send them again");
+    tracing::error!(error = %error, deliveries, "deliveries could not be stored; the shop was answered 503, or 400 if they can never be stored");
     told(error)
 }
 

@@ -43,6 +43,8 @@ pub struct EventResult {
     pub flexportal_id: Option<FlexportalCustomerId>,
     /// The newer event that spoke for all of it.
     pub superseded_by: Option<EventId>,
+    /// The event under which its last request is recorded.
+    pub attempted_as: Option<EventId>,
     /// Whether this is the last word.
     pub is_final: bool,
 }
@@ -107,7 +109,8 @@ pub enum LinkChange {
         /// How it was found.
         origin: LinkOrigin,
     },
-    /// FlexPortal acknowledged something, or there was nothing new to say.
+    /// What is known to be acknowledged has changed: more, or, after a request of which nobody knows whether it
+    /// was carried out, less.
     Acknowledged {
         /// FlexPortal's id.
         flexportal_id: FlexportalCustomerId,
@@ -115,8 +118,8 @@ pub enum LinkChange {
         origin: Option<LinkOrigin>,
         /// What is acknowledged now.
         acknowledged: Acknowledged,
-        /// Shop's time of the newest change in it.
-        occurred_at: DateTime<Utc>,
+        /// Shop's time of the newest change in it; `None` if nothing was settled.
+        occurred_at: Option<DateTime<Utc>>,
         /// When FlexPortal acknowledged; `None` if nothing was sent.
         synced_at: Option<DateTime<Utc>>,
     },
@@ -167,7 +170,7 @@ impl Outbox {
         claimed: &ClaimedCustomer,
         next: Next,
     ) -> Result<Settled, StoreError> {
-        if next == Next::Done {
+        if next == Next::Done && !claimed.has_more {
             let deleted = sqlx::query!(
                 r#"
                 delete from waiting_customers
@@ -237,23 +240,26 @@ async fn write_results(
     let found: Vec<_> =
         results.iter().map(|result| result.flexportal_id.as_ref().map(|id| id.as_str().to_owned())).collect();
     let superseded: Vec<_> = results.iter().map(|result| result.superseded_by.map(|id| id.0)).collect();
+    let attempted: Vec<_> = results.iter().map(|result| result.attempted_as.map(|id| id.0)).collect();
     let finals: Vec<_> = results.iter().map(|result| result.is_final).collect();
     sqlx::query!(
         r#"
         insert into event_states as state (
             event_id, status, attempts, last_http_status, last_error_code, last_error,
-            warnings, flexportal_customer_id, superseded_by, finished_at
+            warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at
         )
         select
             event_id, status, attempts, http_status, error_code, error,
-            array(select jsonb_array_elements_text(warnings)), flexportal_customer_id, superseded_by,
-            case when is_final then coalesce($11::timestamptz, clock_timestamp()) end
+            array(select jsonb_array_elements_text(warnings)), flexportal_customer_id, superseded_by, attempted_as,
+            -- faults while a customer was unknown say nothing of its change
+            case when status = 'unmatched' then attempts else 0 end,
+            case when is_final then coalesce($12::timestamptz, clock_timestamp()) end
         from unnest(
             $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
-            $7::jsonb[], $8::text[], $9::uuid[], $10::boolean[]
+            $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[]
         ) as result (
             event_id, status, attempts, http_status, error_code, error,
-            warnings, flexportal_customer_id, superseded_by, is_final
+            warnings, flexportal_customer_id, superseded_by, attempted_as, is_final
         )
         on conflict (event_id) do update
         set status = excluded.status,
@@ -264,6 +270,8 @@ async fn write_results(
             warnings = excluded.warnings,
             flexportal_customer_id = excluded.flexportal_customer_id,
             superseded_by = excluded.superseded_by,
+            attempted_as = coalesce(excluded.attempted_as, state.attempted_as),
+            forgiven_attempts = greatest(excluded.forgiven_attempts, state.forgiven_attempts),
             finished_at = excluded.finished_at
         where state.finished_at is null          -- closed by a person meanwhile: that stands
         "#,
@@ -276,6 +284,7 @@ async fn write_results(
         &warnings,
         &found as _,
         &superseded as _,
+        &attempted as _,
         &finals,
         now,
     )
@@ -397,7 +406,7 @@ async fn write_link(
                 flexportal_id.as_str(),
                 origin.map(LinkOrigin::as_str),
                 *synced_at,
-                occurred_at,
+                *occurred_at,
                 Json(acknowledged) as _,
             )
             .execute(connection)

@@ -126,13 +126,16 @@ impl Outbox {
 
         let duplicates: Vec<_> = sorted.iter().filter(|event| !stored.contains(&event.id.0)).collect();
         let first = self.first_of(&duplicates).await?;
-        Ok(events
-            .iter()
-            .map(|event| match first.get(&(event.source.as_str(), event.delivery.delivery_id.as_str())) {
-                Some(first) if *first != event.id => StoreOutcome::Duplicate(*first),
-                _ => StoreOutcome::Stored(event.id),
-            })
-            .collect())
+        let outcome = |event: &NewEvent| {
+            if stored.contains(&event.id.0) {
+                return Ok(StoreOutcome::Stored(event.id));
+            }
+            let key = (event.source.as_str(), event.delivery.delivery_id.as_str());
+            let first = first.get(&key).copied().map(StoreOutcome::Duplicate);
+            // The first was removed in between: never 200 for what is not there.
+            first.ok_or_else(|| StoreError::Inconsistent("a duplicate of a delivery that is gone".to_owned()))
+        };
+        events.iter().map(outcome).collect()
     }
 
     /// The events that duplicates are duplicates of; asked apart, since a statement does not see what another

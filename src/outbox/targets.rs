@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::{Outbox, StoreError, seconds};
 use crate::config::Source;
 use crate::domain::TargetName;
@@ -31,6 +33,14 @@ pub struct Grant {
     pub is_held: bool,
     /// Where none is left: how long until there may be one.
     pub wait: Option<Duration>,
+    /// The end of the last place on the line of time that was taken.
+    used_until: DateTime<Utc>,
+}
+
+impl Grant {
+    /// No leave was asked for.
+    pub const NONE: Self =
+        Self { requests: 0, is_probe: false, is_held: false, wait: None, used_until: DateTime::UNIX_EPOCH };
 }
 
 /// Why a target is held.
@@ -89,6 +99,17 @@ impl Outbox {
                 select * from unnest($1::text[], $2::text[], $3::text[])
                 on conflict (name) do update set kind = excluded.kind, target = excluded.target
                 returning name, target
+            ),
+            moved as (
+                -- sees the table as it was before the statement
+                select configured.name
+                from configured
+                join sources before on before.name = configured.name and before.target <> configured.target
+            ),
+            forgotten as (
+                update customer_links
+                set acknowledged = '{}'          -- what one tenant acknowledged says nothing of another
+                where source in (select name from moved)
             )
             update waiting_customers waiting
             set target = configured.target
@@ -161,6 +182,7 @@ impl Outbox {
             )
             select
                 requests as "requests!",
+                used_until + make_interval(secs => requests * $4::float8) as "used_until!",
                 is_probe as "is_probe!",
                 is_held as "is_held!",
                 case
@@ -182,11 +204,14 @@ impl Outbox {
             requests: u32::try_from(row.requests).unwrap_or(0),
             is_probe: row.is_probe,
             is_held: row.is_held,
+            used_until: row.used_until,
             wait: row.wait.map(|wait| Duration::try_from_secs_f64(wait).unwrap_or_default()),
         })
     }
 
     /// Gives back leave that was not used.
+    ///
+    /// Only places that lie ahead are worth anything: those that time has passed could otherwise be used twice.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -194,13 +219,29 @@ impl Outbox {
         &self,
         target: &TargetName,
         budget: Option<Budget>,
+        grant: &Grant,
         requests: u32,
     ) -> Result<(), StoreError> {
-        let Some(budget) = budget.filter(|_| requests > 0) else { return Ok(()) };
+        if requests == 0 {
+            return Ok(());
+        }
         sqlx::query!(
-            "update targets set budget_used_until = budget_used_until - make_interval(secs => $2) where name = $1",
+            r#"
+            update targets
+            set budget_used_until = budget_used_until - least(
+                    make_interval(secs => $2),
+                    greatest($3::timestamptz - moment.now, interval '0')
+                ),
+                -- a probe that asked nothing leaves the question open: the next may come at once
+                held_until = case when $5 and hold_reason = 'refused' then moment.now else held_until end
+            from (select coalesce($4::timestamptz, clock_timestamp()) as now) moment
+            where name = $1
+            "#,
             target.as_str(),
-            seconds(budget.spacing) * f64::from(requests),
+            budget.map_or(0.0, |budget| seconds(budget.spacing)) * f64::from(requests),
+            grant.used_until,
+            self.clock.for_postgres(),
+            grant.is_probe,
         )
         .execute(&self.pool)
         .await?;

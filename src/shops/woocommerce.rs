@@ -51,7 +51,9 @@ pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Conten
     if body.text("role", warnings).value().is_some_and(|role| role != "customer") {
         return Ok(Content::Ignored("not a customer: another WordPress role"));
     }
-    event.occurred_at = body.text("date_modified_gmt", warnings).value().and_then(|text| {
+    // Not modified yet: it is as it was created. Our time of arrival could be later than a real change.
+    let changed = body.text("date_modified_gmt", warnings).value().or(body.text("date_created_gmt", warnings).value());
+    event.occurred_at = changed.and_then(|text| {
         NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S")
             .ok()
             .map(|utc| utc.and_utc())

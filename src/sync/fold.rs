@@ -120,12 +120,12 @@ pub fn newest_email(events: &[ReadEvent]) -> Option<&str> {
     with_email.max().map(|(_, _, email)| email)
 }
 
-/// FlexPortal's id as the newest waiting event that carries one gives it.
+/// FlexPortal's id as the newest waiting event that carries one gives it, and when it was said.
 #[must_use]
-pub fn newest_flexportal_id(events: &[ReadEvent]) -> Option<&FlexportalCustomerId> {
+pub fn newest_flexportal_id(events: &[ReadEvent]) -> Option<(Moment, &FlexportalCustomerId)> {
     let with_id =
-        events.iter().filter_map(|event| Some((event.occurred_at, event.id, event.event.flexportal_id.as_ref()?)));
-    with_id.max().map(|(_, _, id)| id)
+        events.iter().filter_map(|event| Some(((event.occurred_at, event.id), event.event.flexportal_id.as_ref()?)));
+    with_id.max()
 }
 
 #[cfg(test)]

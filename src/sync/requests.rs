@@ -10,7 +10,7 @@ use super::translate::Wishes;
 use super::{Identified, decide, hold_for, recorded};
 use crate::domain::{EventId, TargetName};
 use crate::flexportal::{Client, Exchange, FlexportalError, Found, Operation, UpdateCustomer, Updated};
-use crate::outbox::{Attempt, Budget, ClaimedCustomer, LEASE, Outbox, StoreError};
+use crate::outbox::{Attempt, Budget, ClaimedCustomer, Grant, LEASE, Outbox, StoreError, WaitingEvent, timely};
 
 /// Between the end of a request that ran into its time limit and the end of the lease.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -47,6 +47,15 @@ pub(crate) struct TargetLine {
     pub(crate) wishes: Wishes,
 }
 
+/// How far the worker is on its way out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Leaving {
+    /// Nothing new is claimed, and nobody waits for the budget any more.
+    pub(crate) asked: CancellationToken,
+    /// Requests in flight are finished, but none is begun.
+    pub(crate) last_call: CancellationToken,
+}
+
 /// The requests of one claimed customer.
 pub(crate) struct Requests<'a> {
     outbox: &'a Outbox,
@@ -57,21 +66,45 @@ pub(crate) struct Requests<'a> {
     is_probe: bool,
     /// Before the claim was made or renewed: the lease ends no earlier than this plus its length.
     renewed_at: Instant,
-    leaving: CancellationToken,
+    leaving: Leaving,
+    /// The events that were read for this sync.
+    read: Vec<(EventId, u32)>,
     head: Option<(EventId, u32)>,
     log: Vec<Attempt>,
 }
 
 impl<'a> Requests<'a> {
+    /// `grant` came with the claim and stands for one request; `claimed_at` is a moment before the claim.
     pub(crate) fn new(
         outbox: &'a Outbox,
         target: &'a TargetLine,
         claimed: ClaimedCustomer,
-        is_probe: bool,
+        grant: Grant,
         claimed_at: Instant,
-        leaving: CancellationToken,
+        leaving: Leaving,
     ) -> Self {
-        Self { outbox, target, claimed, granted: 1, is_probe, renewed_at: claimed_at, leaving, head: None, log: vec![] }
+        Self {
+            outbox,
+            target,
+            claimed,
+            granted: 1,
+            is_probe: grant.is_probe,
+            renewed_at: claimed_at,
+            leaving,
+            read: vec![],
+            head: None,
+            log: vec![],
+        }
+    }
+
+    /// Which events this sync is about.
+    pub(super) fn started_on(&mut self, events: &[WaitingEvent]) {
+        self.read = events.iter().map(|event| (event.id, event.attempts)).collect();
+    }
+
+    /// The events this sync was about, with their attempts before it.
+    pub(super) fn read(&self) -> &[(EventId, u32)] {
+        &self.read
     }
 
     pub(super) fn wishes(&self) -> Wishes {
@@ -110,7 +143,7 @@ impl<'a> Requests<'a> {
         let body = serde_json::to_string(update).unwrap_or_default();
         let key = idempotency_key(head, &body);
         let exchange = self.target.client.update_customer(update, body, &key).await;
-        self.after(exchange).await
+        Ok(self.after(exchange).await)
     }
 
     pub(super) async fn find_by_email(
@@ -120,15 +153,20 @@ impl<'a> Requests<'a> {
     ) -> Result<Result<Vec<Found>, FlexportalError>, Interrupted> {
         self.permission().await?;
         let exchange = self.target.client.find_by_email(email, inactive).await;
-        self.after(exchange).await
+        Ok(self.after(exchange).await)
     }
 
     /// Waits for the budget, then makes sure that the claim outlasts the longest request.
     async fn permission(&mut self) -> Result<(), Interrupted> {
         let not_now = || Interrupted::NotNow { who: None };
+        if self.leaving.last_call.is_cancelled() && !self.log.is_empty() {
+            // A sync of several slow requests does not keep the service from leaving in time.
+            return Err(not_now());
+        }
         while self.granted == 0 {
-            let grant =
-                self.outbox.take_budget(&self.target.name, self.target.budget, 1).await.map_err(Interrupted::Store)?;
+            let taking = timely(self.outbox.take_budget(&self.target.name, self.target.budget, 1));
+            let grant = taking.await.map_err(Interrupted::Store)?;
+            self.is_probe |= grant.is_probe;
             if grant.is_held {
                 return Err(not_now());
             }
@@ -137,7 +175,7 @@ impl<'a> Requests<'a> {
                 let nap = grant.wait.unwrap_or_default().min(LONGEST_NAP);
                 tokio::select! {
                     () = tokio::time::sleep(nap) => {}
-                    () = self.leaving.cancelled() => return Err(not_now()),
+                    () = self.leaving.asked.cancelled() => return Err(not_now()),
                 }
                 self.keep_claim().await?;
             }
@@ -153,14 +191,14 @@ impl<'a> Requests<'a> {
             return Ok(());
         }
         let renewed_at = Instant::now();
-        if !self.outbox.renew(&self.claimed).await.map_err(Interrupted::Store)? {
+        if !timely(self.outbox.renew(&self.claimed)).await.map_err(Interrupted::Store)? {
             return Err(Interrupted::ClaimLost);
         }
         self.renewed_at = renewed_at;
         Ok(())
     }
 
-    async fn after<T>(&mut self, exchange: Exchange<T>) -> Result<Result<T, FlexportalError>, Interrupted> {
+    async fn after<T>(&mut self, exchange: Exchange<T>) -> Result<T, FlexportalError> {
         if let Some((head, attempt)) = self.head {
             self.log.push(recorded(&exchange, head, attempt));
         }
@@ -175,8 +213,8 @@ impl<'a> Requests<'a> {
         );
         if self.is_probe && decide::shows_valid_credentials(&exchange.outcome) {
             tracing::info!(target = %self.target.name, "FlexPortal takes the credentials again: the target is resumed");
-            self.outbox.resume(&self.target.name).await.map_err(Interrupted::Store)?;
             self.is_probe = false;
+            noted(timely(self.outbox.resume(&self.target.name)).await);
         }
         if let Some((reason, wait)) = exchange.outcome.as_ref().err().and_then(hold_for) {
             tracing::warn!(
@@ -186,9 +224,16 @@ impl<'a> Requests<'a> {
                 http.status = exchange.http_status,
                 "the target is held"
             );
-            self.outbox.hold(&self.target.name, reason, wait).await.map_err(Interrupted::Store)?;
+            noted(timely(self.outbox.hold(&self.target.name, reason, wait)).await);
         }
-        Ok(exchange.outcome)
+        exchange.outcome
+    }
+}
+
+/// A hold or its end that could not be written: the next request finds out again, and this one's outcome counts.
+fn noted(written: Result<(), StoreError>) {
+    if let Err(error) = written {
+        tracing::warn!(error = %error, "a hold could not be written");
     }
 }
 

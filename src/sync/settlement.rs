@@ -79,7 +79,7 @@ impl Closing<'_> {
                 let mut result = self.result(head, EventStatus::Synced);
                 result.attempts += 1;
                 result.http_status = http_status;
-                result.warnings.extend(warning);
+                result.warnings.extend(warning.filter(|warning| !self.translated.warnings.contains(warning)));
                 self.push_with_contributors(results, result, &who);
                 (self.acknowledge(acknowledged, who, &Sent::Values { email }), Next::Done)
             }
@@ -113,7 +113,7 @@ impl Closing<'_> {
                         self.not_synced(*event, EventStatus::Failed, 1, http_status, &error, who.as_ref())
                     }),
                 );
-                (found(who), Next::Done)
+                (self.in_doubt(acknowledged, who, &error), Next::Done)
             }
             End::Retry { error, who, delay } => {
                 results.extend(
@@ -121,7 +121,7 @@ impl Closing<'_> {
                         self.not_synced(*event, EventStatus::Pending, 1, http_status, &error, who.as_ref())
                     }),
                 );
-                (found(who), Next::In(delay))
+                (self.in_doubt(acknowledged, who, &error), Next::In(delay))
             }
             End::Later { error, who } => {
                 results.extend(error.iter().flat_map(|error| together.iter().map(move |event| (event, error))).map(
@@ -129,6 +129,24 @@ impl Closing<'_> {
                 ));
                 (found(who), Next::In(Duration::ZERO))
             }
+        }
+    }
+
+    /// After a PUT that may or may not have been carried out, what FlexPortal acknowledged before says nothing of
+    /// the values that were in it.
+    fn in_doubt(&self, mut acknowledged: Acknowledged, who: Option<Identified>, error: &FlexportalError) -> LinkChange {
+        match who {
+            Some(who) if error.leaves_doubt() => {
+                acknowledged.doubt(self.translated.sent.keys());
+                LinkChange::Acknowledged {
+                    flexportal_id: who.id,
+                    origin: who.origin,
+                    acknowledged,
+                    occurred_at: None,
+                    synced_at: None,
+                }
+            }
+            who => found(who),
         }
     }
 
@@ -158,6 +176,7 @@ impl Closing<'_> {
             http_status,
             error_code: error.code().map(str::to_owned),
             error: Some(error.to_string()),
+            attempted_as: self.folded.head,
             flexportal_id: who.map(|who| who.id.clone()),
             ..result
         }
@@ -180,6 +199,7 @@ impl Closing<'_> {
             warnings,
             flexportal_id: None,
             superseded_by: None,
+            attempted_as: None,
             is_final: status != EventStatus::Pending && status != EventStatus::Unmatched,
         }
     }
@@ -200,7 +220,7 @@ impl Closing<'_> {
             Some(theirs) if theirs.to_lowercase() != ours.to_lowercase() => {
                 (None, Some(translate::EMAIL_DIFFERS.to_owned()))
             }
-            Some(_) => (Some(ValueHash::of(ours)), None),
+            Some(_) => (Some(translate::email_hash(ours)), None),
             None => (None, None),
         }
     }
@@ -223,7 +243,7 @@ impl Closing<'_> {
             flexportal_id: who.id,
             origin: who.origin,
             acknowledged,
-            occurred_at: newest.unwrap_or(self.now),
+            occurred_at: newest,
             synced_at: matches!(sent, Sent::Values { .. }).then_some(self.now),
         }
     }

@@ -106,7 +106,7 @@ impl Translation {
     }
 
     fn email(&mut self, email: &str, known: &Acknowledged) {
-        let hash = ValueHash::of(&email);
+        let hash = email_hash(email);
         if self.wishes.send_email {
             self.update.email = Some(email.to_owned());
             self.sent.insert(Field::Email, hash);
@@ -174,6 +174,11 @@ impl Translation {
             given.to_owned()
         })
     }
+}
+
+/// Letter case makes no other address.
+pub(super) fn email_hash(email: &str) -> ValueHash {
+    ValueHash::of(&email.to_lowercase())
 }
 
 /// Recorded where FlexPortal has, or keeps, another e-mail than the shop.

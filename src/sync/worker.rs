@@ -10,14 +10,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::requests::{Requests, TargetLine};
+use super::requests::{Leaving, Requests, TargetLine};
 use super::translate::Wishes;
 use super::{Rules, sync_customer};
-use crate::config::Config;
+use crate::config::{Config, ShopKind, Source};
 use crate::domain::{Clock, Dice, EventStatus, TargetName};
 use crate::flexportal::Client;
 use crate::outbox::{
-    Budget, ClaimedCustomer, EventResult, LinkChange, Next, Outbox, Settled, Settlement, StoreError, Wake,
+    Budget, ClaimedCustomer, EventResult, Grant, LEASE, LinkChange, Next, Outbox, Settled, Settlement, StoreError,
+    Wake, timely,
 };
 use crate::shops::Shop;
 
@@ -25,8 +26,12 @@ use crate::shops::Shop;
 const POLL: Duration = Duration::from_secs(5);
 /// How long to wait after the database failed.
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
-/// Requests in flight at SIGTERM get this long to end.
-const LEAVE_WITHIN: Duration = Duration::from_secs(25);
+/// Between two attempts to write a result down.
+const SETTLE_DELAY: Duration = Duration::from_millis(500);
+/// A sync that needs several requests may begin them for this long after SIGTERM.
+const LAST_CALL_AFTER: Duration = Duration::from_secs(4);
+/// Then those in flight get this long to end: longer than any request lasts.
+const LEAVE_WITHIN: Duration = Duration::from_secs(22);
 
 /// What [`Worker::step`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +51,7 @@ pub struct Worker {
     room: Arc<Semaphore>,
     max_concurrency: usize,
     wake: Wake,
-    leaving: CancellationToken,
+    leaving: Leaving,
 }
 
 impl Worker {
@@ -70,10 +75,17 @@ impl Worker {
                 wishes: Wishes { country_format: target.country_format, send_email: target.send_email },
             }))
         });
+        // A worker needs no webhook secrets: the sources that variables define at the intake are known to it, too.
+        let mut all_shops = BTreeMap::new();
+        for kind in ShopKind::ALL {
+            let shop = Shop::new(Source::of_kind(kind))?;
+            all_shops.insert(shop.source().name.clone(), Arc::new(shop));
+        }
+        all_shops.extend(shops.iter().map(|shop| (shop.source().name.clone(), shop.clone())));
         Ok(Self {
             outbox,
             rules: Arc::new(Rules {
-                shops: shops.iter().map(|shop| (shop.source().name.clone(), shop.clone())).collect::<BTreeMap<_, _>>(),
+                shops: all_shops,
                 retry: config.retry,
                 unmatched_retry_interval: config.unmatched_retry_interval,
                 unmatched_max_age: config.unmatched_max_age,
@@ -83,7 +95,7 @@ impl Worker {
             room: Arc::new(Semaphore::new(config.max_concurrency)),
             max_concurrency: config.max_concurrency,
             wake,
-            leaving: CancellationToken::new(),
+            leaving: Leaving::default(),
         })
     }
 
@@ -100,7 +112,7 @@ impl Worker {
             let syncs = claims
                 .customers
                 .into_iter()
-                .map(|customer| self.sync(target, customer, claims.is_probe, claims.claimed_at));
+                .map(|customer| self.sync(target, customer, claims.grant, claims.claimed_at));
             futures_util::future::join_all(syncs).await;
         }
         Ok(if worked > 0 { StepOutcome::Worked(worked) } else { StepOutcome::Idle })
@@ -115,8 +127,12 @@ impl Worker {
             _ = futures_util::future::join_all(loops) => {}
             () = listening => {}
         }
-        self.leaving.cancel();
+        self.leaving.asked.cancel();
         tasks.close();
+        if tokio::time::timeout(LAST_CALL_AFTER, tasks.wait()).await.is_ok() {
+            return;
+        }
+        self.leaving.last_call.cancel();
         if tokio::time::timeout(LEAVE_WITHIN, tasks.wait()).await.is_err() {
             tracing::warn!(
                 requests = tasks.len(),
@@ -175,9 +191,9 @@ impl Worker {
         for customer in claims.customers {
             let place = room.split(1);
             let (worker, target) = (self.clone(), target.clone());
-            let (is_probe, claimed_at) = (claims.is_probe, claims.claimed_at);
+            let (grant, claimed_at) = (claims.grant, claims.claimed_at);
             tasks.spawn(async move {
-                worker.sync(&target, customer, is_probe, claimed_at).await;
+                worker.sync(&target, customer, grant, claimed_at).await;
                 drop(place);
             });
         }
@@ -185,21 +201,32 @@ impl Worker {
 
     /// Claims up to `room` customers, but no more than there is leave to make requests for.
     async fn claim(&self, target: &TargetLine, room: u32) -> Result<Claims, StoreError> {
-        let grant = self.outbox.take_budget(&target.name, target.budget, room).await?;
+        let nothing = |wait| Claims { customers: vec![], grant: Grant::NONE, claimed_at: Instant::now(), wait };
+        if !timely(self.outbox.is_any_due(&target.name)).await? {
+            return Ok(nothing(None));
+        }
+        let grant = timely(self.outbox.take_budget(&target.name, target.budget, room)).await?;
+        if grant.requests == 0 {
+            return Ok(nothing(grant.wait));
+        }
         let claimed_at = Instant::now();
-        let customers = match grant.requests {
-            0 => vec![],
-            requests => self.outbox.claim(&target.name, requests).await?,
-        };
-        let unused = grant.requests - u32::try_from(customers.len()).unwrap_or(grant.requests).min(grant.requests);
-        self.outbox.give_back(&target.name, target.budget, unused).await?;
-        Ok(Claims { customers, is_probe: grant.is_probe, claimed_at, wait: grant.wait })
+        let claimed = timely(self.outbox.claim(&target.name, grant.requests)).await;
+        let used = claimed.as_ref().map_or(0, |customers| u32::try_from(customers.len()).unwrap_or(u32::MAX));
+        self.give_back(target, &grant, grant.requests.saturating_sub(used)).await;
+        Ok(Claims { customers: claimed?, grant, claimed_at, wait: None })
+    }
+
+    /// Leave that cannot be given back is lost for a while, and no more than that.
+    async fn give_back(&self, target: &TargetLine, grant: &Grant, requests: u32) {
+        if let Err(error) = timely(self.outbox.give_back(&target.name, target.budget, grant, requests)).await {
+            tracing::debug!(error = %error, "unused leave is lost");
+        }
     }
 
     /// Syncs one customer; whatever goes wrong stays with this customer.
-    async fn sync(&self, target: &TargetLine, mut claimed: ClaimedCustomer, is_probe: bool, claimed_at: Instant) {
+    async fn sync(&self, target: &TargetLine, mut claimed: ClaimedCustomer, grant: Grant, claimed_at: Instant) {
         let mut requests =
-            Requests::new(&self.outbox, target, claimed.clone(), is_probe, claimed_at, self.leaving.clone());
+            Requests::new(&self.outbox, target, claimed.clone(), grant, claimed_at, self.leaving.clone());
         let syncing = sync_customer(&self.rules, &self.outbox, &mut requests, &mut claimed);
         let settlement = match AssertUnwindSafe(syncing).catch_unwind().await {
             Ok(Ok(Some(settlement))) => settlement,
@@ -208,19 +235,13 @@ impl Worker {
                 tracing::warn!(error = %error, source = %claimed.source, "a customer waits for the database");
                 return;
             }
-            Err(_panic) => match self.poisoned(&mut claimed).await {
-                Ok(settlement) => settlement,
-                Err(error) => {
-                    tracing::error!(error = %error, source = %claimed.source, "a poisoned customer could not be settled");
-                    return;
-                }
-            },
+            Err(_panic) => {
+                tracing::error!(source = %claimed.source, "syncing a customer panicked: its events fail");
+                poisoned(&mut requests)
+            }
         };
-        let unused = requests.unused();
-        if let Err(error) = self.outbox.give_back(&target.name, target.budget, unused).await {
-            tracing::debug!(error = %error, "unused leave is lost");
-        }
-        match self.outbox.settle(&claimed, &settlement).await {
+        self.give_back(target, &grant, requests.unused()).await;
+        match self.settle(&claimed, &settlement, &requests, claimed_at).await {
             Ok(Settled::Done) => report(&claimed, &target.name, &settlement),
             Ok(Settled::StillWaiting) => {
                 report(&claimed, &target.name, &settlement);
@@ -228,34 +249,66 @@ impl Worker {
                 self.wake.wake();
             }
             Ok(Settled::LeaseLost) => lease_lost(&claimed),
-            // The lease runs out and the customer is synced again: the same values once more.
+            // The lease runs out, and the customer is synced again by whoever sees the database again.
             Err(error) => tracing::warn!(error = %error, source = %claimed.source, "a result could not be written"),
         }
     }
 
-    /// A panic fails the events that caused it, with the reason, and nothing else.
-    async fn poisoned(&self, claimed: &mut ClaimedCustomer) -> Result<Settlement, StoreError> {
-        tracing::error!(source = %claimed.source, "syncing a customer panicked: its events fail");
-        let results = self.outbox.waiting_events(claimed).await?.into_iter().map(|event| EventResult {
-            event: event.id,
-            status: EventStatus::Failed,
-            attempts: event.attempts + 1,
-            http_status: None,
-            error_code: Some("INTERNAL".to_owned()),
-            error: Some("flexportal-sync failed on this event: please report it".to_owned()),
-            warnings: vec![],
-            flexportal_id: None,
-            superseded_by: None,
-            is_final: true,
-        });
-        Ok(Settlement { results: results.collect(), attempts: vec![], link: LinkChange::Keep, next: Next::Done })
+    /// Writes a result down, trying for as long as the lease may hold: what FlexPortal answered is not to be lost
+    /// to a hiccup.
+    async fn settle(
+        &self,
+        claimed: &ClaimedCustomer,
+        settlement: &Settlement,
+        requests: &Requests<'_>,
+        claimed_at: Instant,
+    ) -> Result<Settled, StoreError> {
+        loop {
+            match timely(self.outbox.settle(claimed, settlement)).await {
+                Err(StoreError::Unavailable(_))
+                    if claimed_at.elapsed() < LEASE && !self.leaving.last_call.is_cancelled() =>
+                {
+                    tokio::time::sleep(SETTLE_DELAY).await;
+                }
+                Err(StoreError::Refused(error)) => {
+                    // Something in it cannot be stored, and never will: the events fail without it.
+                    tracing::error!(error = %error, source = %claimed.source, "a result was refused by the database");
+                    return timely(self.outbox.settle(claimed, &unsettleable(requests))).await;
+                }
+                result => return result,
+            }
+        }
     }
+}
+
+/// A panic fails the events that were being synced, with the reason, and nothing else.
+fn poisoned(requests: &mut Requests<'_>) -> Settlement {
+    let attempts = requests.take_log();
+    Settlement { attempts, ..unsettleable(requests) }
+}
+
+/// The events that were being synced fail by a fault of ours.
+fn unsettleable(requests: &Requests<'_>) -> Settlement {
+    let results = requests.read().iter().map(|(event, attempts)| EventResult {
+        event: *event,
+        status: EventStatus::Failed,
+        attempts: attempts + 1,
+        http_status: None,
+        error_code: Some("INTERNAL".to_owned()),
+        error: Some("flexportal-sync failed on this event: please report it".to_owned()),
+        warnings: vec![],
+        flexportal_id: None,
+        superseded_by: None,
+        attempted_as: None,
+        is_final: true,
+    });
+    Settlement { results: results.collect(), attempts: vec![], link: LinkChange::Keep, next: Next::Done }
 }
 
 /// Customers claimed together.
 struct Claims {
     customers: Vec<ClaimedCustomer>,
-    is_probe: bool,
+    grant: Grant,
     claimed_at: Instant,
     /// Where there is no leave: how long until there may be some.
     wait: Option<Duration>,

@@ -26,6 +26,10 @@ struct Service {
 
 impl Service {
     async fn start(db: &Database, fake: &FakeFlexportal) -> Self {
+        Self::start_with(db, fake, &[], &[("SHOPIFY_WEBHOOK_SECRET", SHOPIFY_SECRET)]).await
+    }
+
+    async fn start_with(db: &Database, fake: &FakeFlexportal, arguments: &[&str], more: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_flexportal-sync"));
         for setting in SETTINGS {
@@ -33,6 +37,8 @@ impl Service {
         }
         command
             .arg("serve")
+            .args(arguments)
+            .envs(more.iter().copied())
             .current_dir(folder.path())
             .env("DATABASE_URL", db.url.expose_secret())
             .env("LISTEN_ADDR", "127.0.0.1:0")
@@ -40,7 +46,6 @@ impl Service {
             .env("FLEXPORTAL_TENANT_ID", "fake-tenant")
             .env("FLEXPORTAL_BASE_URL", fake.base_url().as_str())
             .env("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "0")
-            .env("SHOPIFY_WEBHOOK_SECRET", SHOPIFY_SECRET)
             .env("LOG_FORMAT", "json")
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
@@ -189,4 +194,15 @@ async fn connections_cut_and_a_database_away_need_no_hand() {
     let again = async { while service.deliver(shopify(2, 0, &json!({}))).await != 200 {} };
     tokio::time::timeout(DEADLINE, again).await.expect("it recovers");
     wait_until(&db, "select count(*) = 2 from outbox_events where status = 'synced'").await;
+}
+
+#[tokio::test]
+async fn intake_and_worker_run_apart_each_with_its_own_secrets_only() {
+    let (db, fake) = (database().await, fake().await);
+    let secret = [("SHOPIFY_WEBHOOK_SECRET", SHOPIFY_SECRET)];
+    let intake = Service::start_with(&db, &fake, &["--role", "intake"], &secret).await;
+    let worker = Service::start_with(&db, &fake, &["--role", "worker", "--no-migrate"], &[]).await;
+    assert_eq!(intake.deliver(shopify(1, 0, &json!({}))).await, 200);
+    wait_until(&db, ALL_SYNCED).await;
+    assert_eq!(worker.deliver(shopify(2, 0, &json!({}))).await, 404, "a worker takes no webhooks");
 }

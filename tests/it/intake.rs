@@ -196,6 +196,27 @@ async fn without_its_database_intake_answers_503_and_says_so() {
 }
 
 #[tokio::test]
+async fn woocommerces_http_1_0_is_spoken() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let app = App::start().await;
+    let webhook = Webhook::new(ShopKind::WooCommerce, "customer.updated", r#"{"id":7,"email":"a@example.com"}"#);
+    let signed = webhook.signed_at(app.clock.now());
+    let headers: Vec<_> =
+        signed.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().expect("text"))).collect();
+    let request = format!(
+        "POST /webhooks/woocommerce HTTP/1.0\r\nContent-Length: {}\r\n{}",
+        webhook.body.len(),
+        headers.concat()
+    );
+    let mut stream = tokio::net::TcpStream::connect(app.addr).await.expect("a connection");
+    stream.write_all(format!("{request}Connection: close\r\n\r\n").as_bytes()).await.expect("sent");
+    stream.write_all(&webhook.body).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer, and the end of it");
+    assert!(answer.starts_with("HTTP/1.0 200 OK") && answer.contains("accepted"), "{answer}");
+}
+
+#[tokio::test]
 async fn many_deliveries_at_once_are_all_stored() {
     let app = App::start().await;
     let deliveries = (0..200).map(|n| app.deliver(generic(&format!("c{}", n % 50), n, &json!({"phone": n}))));

@@ -367,6 +367,100 @@ async fn a_customer_that_was_found_stays_linked_though_its_change_failed() {
 }
 
 #[tokio::test]
+async fn a_value_taken_back_after_a_request_of_unknown_fate_is_sent_again() {
+    let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "200ms")], "").await;
+    app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    // FlexPortal makes the change, and nobody learns of it.
+    app.fake.set_behaviour(Behaviour { apply_before_failing: true, ..Behaviour::default() });
+    app.fake.fail_next(1, Failure::Hang);
+    app.deliver(linked(1, 1, &json!({"phone": "2"}))).await;
+    app.drain().await;
+    assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("2"));
+    let back = app.sync(linked(1, 2, &json!({"phone": "1"}))).await;
+    assert_eq!(back.status, "synced", "what was acknowledged before is in doubt");
+    assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn after_a_worker_died_nothing_is_unchanged() {
+    let app = App::start().await;
+    app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.deliver(linked(1, 1, &json!({"phone": "1"}))).await;
+    let target = flexportal_sync::domain::TargetName::parse("default").expect("a name");
+    app.outbox.claim(&target, 1).await.expect("claimed, and then it died");
+    app.advance(Duration::from_secs(30));
+    app.drain().await;
+    assert_eq!(app.puts().len(), 2);
+}
+
+#[tokio::test]
+async fn more_events_than_are_read_at_once_are_worked_off_and_the_newest_wins() {
+    let app = App::start().await;
+    for second in 0..450 {
+        app.deliver(linked(1, second, &json!({"phone": second.to_string()}))).await;
+    }
+    app.drain().await;
+    assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("449"));
+    assert_eq!(app.puts().len(), 3, "200 at a time");
+    assert_eq!(app.count("select count(*) from outbox_events where status not in ('synced', 'superseded')").await, 0);
+}
+
+#[tokio::test]
+async fn an_answer_with_nul_characters_or_odd_types_can_be_written_down() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::Status { status: 422, code: "A\0B".into(), retry_after: None });
+    let event = app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    assert_eq!((event.status.as_str(), event.error_code.as_deref()), ("failed", Some("A\u{fffd}B")));
+}
+
+#[tokio::test]
+async fn a_429_that_says_at_once_is_not_asked_over_and_over() {
+    let app = App::start().await;
+    let limited = Failure::Status { status: 429, code: "RATE_LIMITED".into(), retry_after: Some("0".into()) };
+    app.fake.fail_next(1, limited);
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.drain().await;
+    assert_eq!(app.puts().len(), 1);
+    app.advance(Duration::from_secs(1));
+    app.drain().await;
+    assert_eq!(app.puts().len(), 2);
+}
+
+#[tokio::test]
+async fn failed_events_that_went_out_together_all_show_the_request() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::status(422));
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.deliver(linked(1, 1, &json!({"company": "C"}))).await;
+    app.drain().await;
+    let shown =
+        "select count(*) from failed_syncs where request_body ->> 'company' = 'C' and response_body is not null";
+    assert_eq!(app.count(shown).await, 2);
+}
+
+#[tokio::test]
+async fn an_old_event_does_not_tie_its_customer_to_a_former_id() {
+    let app = App::start().await;
+    app.sync(generic("x", 10, &json!({"flexportalCustomerId": "cus_2", "phone": "new"}))).await;
+    let late = app.sync(generic("x", 5, &json!({"flexportalCustomerId": "cus_1", "phone": "old"}))).await;
+    assert_eq!((late.status.as_str(), app.puts().len()), ("superseded", 1));
+    let links = "select count(*) from customer_links where flexportal_customer_id = 'cus_2'";
+    assert_eq!(app.count(links).await, 1);
+}
+
+#[tokio::test]
+async fn a_change_from_the_far_future_does_not_block_its_customer() {
+    let app = App::start().await;
+    let mut future = linked(1, 0, &json!({"phone": "1"}));
+    let body = String::from_utf8(future.body).expect("text").replace("2026-11-23", "2126-11-23");
+    future.body = body.into_bytes();
+    let event = app.sync(future).await;
+    assert_eq!(event.warnings.len(), 1, "{event:?}");
+    app.advance(HOUR);
+    assert_eq!(app.sync(linked(1, 60, &json!({"phone": "2"}))).await.status, "synced");
+}
+
+#[tokio::test]
 async fn a_customer_deleted_in_the_shop_becomes_inactive_or_not_as_configured() {
     let app = App::start().await;
     app.sync(shopify(5, 0, &json!({}))).await;
