@@ -1,4 +1,4 @@
-//! Shops: who may speak ([`verify`]) and what they said ([`receive`], [`read`]).
+//! Shops: who may speak ([`Shop::verify`]) and what they said ([`Shop::receive`], [`Shop::read`]).
 //!
 //! A body stays bytes until its signature holds: [`Verified`] has no public constructor, and only a
 //! [`Verified`] can be parsed. Adapters know their shop's headers, topics and payload, nothing of FlexPortal's

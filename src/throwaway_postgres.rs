@@ -1,7 +1,7 @@
 //! A Postgres for `demo` and the tests: a given one, else the machine's own programs, else a container.
 //!
 //! Nothing is left behind, whatever ends this process, `kill -9` included:
-//! - A cluster of the machine's own programs runs below a shell that holds a pipe to us ([`cluster`]'s script);
+//! - A cluster of the machine's own programs runs below a shell that holds a pipe to us (`cluster.sh`);
 //!   when the pipe closes, the shell stops the server and removes its folder.
 //! - A container runs below a shell that waits for a lock we hold; when our connection breaks, it ends, and
 //!   Docker removes it.

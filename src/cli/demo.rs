@@ -1,6 +1,7 @@
 //! `demo`: the newcomer's first minute. A throwaway Postgres, the fake FlexPortal and the service in one
 //! process, real signed webhooks over real HTTP, and at the end what became of each.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -53,9 +54,10 @@ impl Demo {
         };
         println!("  {}", postgres.describe());
         let name = fresh_database_name("flexportal_sync_demo");
+        let kept = OnceCell::new();
         let outcome = tokio::select! {
-            outcome = self.on(&postgres, &name) => outcome,
-            () = leave => Ok(interrupted()),
+            outcome = self.on(&postgres, &name, &kept) => outcome,
+            () = leave => Ok(kept.get().copied().unwrap_or_else(interrupted)),
         };
         // Whatever came of it, nothing is left behind.
         let dropped = drop_database(postgres.url(), &name).await;
@@ -65,7 +67,8 @@ impl Demo {
         Ok(code)
     }
 
-    async fn on(&self, postgres: &FoundPostgres, name: &str) -> anyhow::Result<ExitCode> {
+    /// Runs on a server, in a database of that name; what it came to stands in `kept` while all is left running.
+    async fn on(&self, postgres: &FoundPostgres, name: &str, kept: &OnceCell<ExitCode>) -> anyhow::Result<ExitCode> {
         let database_url = create_database(postgres.url(), name, None).await?;
         let fake_options = FakeOptions { customers: CUSTOMERS, ..FakeOptions::default() };
         let fake = FakeFlexportal::start(fake_options).await.context("the fake FlexPortal did not start")?;
@@ -103,6 +106,7 @@ impl Demo {
         };
         if self.keep {
             keep(&database_url, &fake, &running.addr.to_string());
+            let _ = kept.set(good);
             std::future::pending::<()>().await;
         }
         running.stop().await;

@@ -1,6 +1,6 @@
 //! Connections that a handler can cut: how the fake goes silent in the middle of a request.
 //!
-//! A handler under [`axum::serve`] has to answer; it cannot close its socket. So the listener hands out streams
+//! A handler under [`axum::serve()`] has to answer; it cannot close its socket. So the listener hands out streams
 //! that fail once they are cut, and every handler gets the [`Scissors`] for the connection it answers on.
 
 use std::future::Future;

@@ -181,3 +181,51 @@ fn the_readme_documents_every_setting_with_its_default() {
         }
     }
 }
+
+/// As the tests themselves find their Postgres.
+fn demo(folder: &tempfile::TempDir) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_flexportal-sync"));
+    command.arg("demo").current_dir(folder.path());
+    command
+}
+
+#[tokio::test]
+async fn the_demo_ends_as_it_should_and_shows_what_failed() {
+    let folder = folder();
+    let mut demo = demo(&folder);
+    let output = tokio::task::spawn_blocking(move || demo.output().expect("it runs")).await.expect("no panic");
+    let out = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{out}");
+    assert!(out.contains("deliveries ended as they should"), "{out}");
+    assert!(out.contains("VALIDATION_ERROR"), "the failed syncs are shown: {out}");
+}
+
+#[tokio::test]
+async fn a_demo_ended_by_ctrl_c_leaves_nothing_behind() {
+    use std::io::{BufRead, BufReader};
+    let folder = folder();
+    let mut demo = demo(&folder);
+    demo.arg("--keep").stdout(std::process::Stdio::piped());
+    let (code, address) = tokio::task::spawn_blocking(move || {
+        let mut child = demo.spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| Some(line.split_once("psql '")?.1.split_once('\'')?.0.to_owned()));
+        // To the group as a terminal would, but not to this test.
+        let signalled = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(signalled.expect("kill runs").success());
+        let rest: Vec<_> = lines.collect();
+        (child.wait().expect("it ends").code(), address.unwrap_or_else(|| panic!("no address: {rest:?}")))
+    })
+    .await
+    .expect("no panic");
+    assert_eq!(code, Some(0), "all had ended as it should before");
+    sqlx::PgPool::connect(&address).await.expect_err("the database is gone");
+    let socket = url::Url::parse(&address)
+        .expect("a url")
+        .query_pairs()
+        .find(|(key, _)| key == "host")
+        .map(|(_, folder)| folder.into_owned());
+    if let Some(folder) = socket {
+        assert!(!std::path::Path::new(&folder).exists(), "{folder} is still there");
+    }
+}
