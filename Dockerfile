@@ -1,7 +1,8 @@
 # The service in an image: built with the whole toolchain, run without it, not as root.
 #
 #   docker build -t flexportal-sync .
-#   docker run --env-file .env -p 8080:8080 flexportal-sync
+#   docker run -e DATABASE_URL -e FLEXPORTAL_API_KEY -e FLEXPORTAL_TENANT_ID -e SHOPIFY_WEBHOOK_SECRET \
+#       -p 8080:8080 flexportal-sync
 #
 # Needs nothing of the builder that the oldest Docker still in use does not have.
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Needs};
+use crate::outbox::StoreError;
 use crate::telemetry;
 
 mod check;
@@ -66,14 +67,42 @@ pub async fn run(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        Err(error) if error.is::<StoreError>() => {
+            let mend = error.downcast_ref().map_or("", mend_database);
+            eprintln!("error: {}\n{mend}", told_once(&error));
+            ExitCode::FAILURE
+        }
         Err(error) if error.is::<ConfigError>() => {
             eprintln!("{error}");
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told_once(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The chain of causes, each told once: some messages hold their cause already.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |told, cause| {
+        let cause = cause.to_string();
+        if told.contains(&cause) { told } else { format!("{told}: {cause}") }
+    })
+}
+
+/// What to do about a database that cannot be used; the last line of the error.
+fn mend_database(error: &StoreError) -> &'static str {
+    match error.sqlstate().as_deref() {
+        Some(code) if code.starts_with("28") => "check user and password in DATABASE_URL",
+        Some("3D000") => "create the database (createdb), or mend its name in DATABASE_URL",
+        Some("42501") => "grant the user of DATABASE_URL the right to create tables in the schema",
+        _ => match error {
+            StoreError::Unavailable(_) => "check that Postgres runs and that DATABASE_URL is right",
+            StoreError::Migrations(_) => "see the error; a migration that failed half-way is mended by hand",
+            StoreError::NotMigrated => "flexportal-sync migrate",
+            StoreError::Refused(_) | StoreError::Inconsistent(_) => "please report this",
+        },
     }
 }
 
@@ -92,7 +121,7 @@ async fn asked_to_leave() {
     a_signal().await;
     tokio::spawn(async {
         a_signal().await;
-        eprintln!("leaving at once: customers in flight are taken over when their lease ends");
+        eprintln!("leaving at once");
         std::process::exit(1);
     });
 }

@@ -171,7 +171,7 @@ fn assemble(
         retention: duration(&layers, "RETENTION", ("1m", "36500d"), found),
         max_body_bytes: layers.value("MAX_BODY_BYTES", found, |text| check::number(text, &(1024..=16 * 1024 * 1024))),
         log_format: layers.optional("LOG_FORMAT", found, check::word),
-        log_filter: layers.get("RUST_LOG").map(|given| given.text.clone()),
+        log_filter: layers.optional("RUST_LOG", found, check::log_filter),
         sources,
         targets: Vec::new(),
         notices: Vec::new(),

@@ -56,7 +56,7 @@ pub fn app(state: AppState) -> Router {
         .fallback(nothing_here)
         .with_state(state)
         .layer(CatchPanicLayer::custom(|_panic| {
-            // The payload could hold anything; the panic hook has logged where.
+            // The panic's message could quote anything; the hook of `telemetry` has logged where it was.
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an unexpected fault in flexportal-sync").response()
         }))
 }

@@ -70,6 +70,20 @@ pub enum StoreError {
     Migrations(#[from] sqlx::migrate::MigrateError),
 }
 
+impl StoreError {
+    /// Postgres' code for what happened, if it said one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        let (Self::Unavailable(error)
+        | Self::Refused(error)
+        | Self::Migrations(sqlx::migrate::MigrateError::Execute(error))) = self
+        else {
+            return None;
+        };
+        error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
@@ -144,6 +158,23 @@ impl Outbox {
             0
         };
         Ok(MIGRATIONS.iter().count().saturating_sub(usize::try_from(applied).unwrap_or(0)))
+    }
+
+    /// Whether deliveries can be written: not on a standby, in read-only mode, or without the right to.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be asked.
+    pub async fn is_writable(&self) -> Result<bool, StoreError> {
+        let is_writable = sqlx::query_scalar!(
+            r#"
+            select not pg_is_in_recovery()
+                and current_setting('transaction_read_only') = 'off'
+                and has_table_privilege('deliveries', 'insert') as "is_writable!"
+            "#,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(is_writable)
     }
 
     /// The server's version, such as `15.18`.

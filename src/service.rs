@@ -204,14 +204,23 @@ pub enum Prepare {
 }
 
 impl Running {
+    /// Resolves if intake or worker ends without being told to: by a panic.
+    pub async fn a_part_ended(&mut self) {
+        let (_, ended, _) = futures_util::future::select_all(&mut self.parts).await;
+        // Awaiting a handle that has ended once more would panic.
+        self.parts.remove(ended);
+    }
+
     /// Stops taking in and claiming, and finishes what is under way.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        let serving = self.parts.remove(0);
-        if tokio::time::timeout(LAST_ANSWERS_WITHIN, serving).await.is_err() {
+        let mut parts = std::mem::take(&mut self.parts).into_iter();
+        if let Some(serving) = parts.next()
+            && tokio::time::timeout(LAST_ANSWERS_WITHIN, serving).await.is_err()
+        {
             tracing::warn!("some connections were still open");
         }
-        for part in self.parts {
+        for part in parts {
             let _ = part.await;
         }
     }
@@ -232,7 +241,7 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
     };
     let outbox = service.outbox().clone();
     let prepare = if migrate { Prepare::Migrate } else { Prepare::Leave };
-    let (running, mut preparing) = service.start(listener, prepare)?;
+    let (mut running, mut preparing) = service.start(listener, prepare)?;
     tracing::info!(
         addr = %running.addr,
         role = ?role,
@@ -249,7 +258,10 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
     match prepared {
         Some(Ok(Ok(()))) => {
             tracing::info!("ready");
-            signal.await;
+            tokio::select! {
+                () = signal => {}
+                () = running.a_part_ended() => bail!("a part of the service ended by itself: see the log, and start it again"),
+            }
         }
         Some(Ok(Err(error))) => return Err(error),
         Some(Err(panic)) => bail!("preparing the database failed: {panic}"),
@@ -270,12 +282,13 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
 /// Whether waiting may mend it: not a wrong password (class 28), a missing database (3D), or missing rights
 /// and tables (42).
 fn may_pass(error: &StoreError) -> bool {
-    let error = match error {
-        StoreError::Unavailable(error) | StoreError::Migrations(sqlx::migrate::MigrateError::Execute(error)) => error,
-        StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::NotMigrated | StoreError::Migrations(_) => {
-            return false;
+    use sqlx::migrate::MigrateError;
+    match error {
+        StoreError::Unavailable(_) | StoreError::Migrations(MigrateError::Execute(_)) => {
+            error.sqlstate().is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
         }
-    };
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
+        StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::NotMigrated | StoreError::Migrations(_) => {
+            false
+        }
+    }
 }

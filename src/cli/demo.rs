@@ -42,7 +42,8 @@ const ALL_SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Demo {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let variables = Variables::of_this_process();
+        // Not `.env`: the demo is to work beside a half-finished configuration, and to stay away from it.
+        let variables = Variables::without_dot_env();
         // The failures shown at the end would be logged as well.
         telemetry::start(None, Some(variables.text("RUST_LOG").unwrap_or("off")));
         let given = variables.text("DATABASE_URL").map(SecretString::from);
@@ -105,7 +106,7 @@ impl Demo {
             ExitCode::FAILURE
         };
         if self.keep {
-            keep(&database_url, &fake, &running.addr.to_string());
+            keep(postgres, &database_url, name, &fake, &running.addr.to_string());
             let _ = kept.set(good);
             std::future::pending::<()>().await;
         }
@@ -250,10 +251,14 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn keep(database_url: &SecretString, fake: &FakeFlexportal, addr: &str) {
-    let url = database_url.expose_secret();
+fn keep(postgres: &FoundPostgres, database_url: &SecretString, name: &str, fake: &FakeFlexportal, addr: &str) {
     println!("\nEverything keeps running until Ctrl-C:");
-    println!("  psql '{url}' -c 'select * from outbox_events'");
+    if postgres.is_throwaway() {
+        println!("  psql '{}' -c 'select * from outbox_events'", database_url.expose_secret());
+    } else {
+        // Its password is not ours to show.
+        println!("  the database {name} on the server of DATABASE_URL: select * from outbox_events");
+    }
     println!("  curl {}_fake/requests", fake.base_url());
     println!(
         "  flexportal-sync send --kind shopify --secret {} --url http://{addr}/webhooks/shopify",

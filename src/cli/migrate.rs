@@ -14,9 +14,8 @@ pub(super) async fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = configure(file, Needs::DATABASE)?;
     let url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
     let outbox = Outbox::new(url, 1, Clock::System).map_err(anyhow::Error::msg)?;
-    let reach = "check that Postgres runs and that DATABASE_URL is right";
-    let missing = outbox.missing_migrations().await.context(reach)?;
-    outbox.migrate().await.context(reach)?;
+    let missing = outbox.missing_migrations().await?;
+    outbox.migrate().await?;
     match missing {
         0 => println!("the database is up to date"),
         n => println!("{n} migrations applied"),

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::Url;
 
 use crate::config::ShopKind;
@@ -72,7 +74,7 @@ impl Send {
 
     fn body(&self) -> anyhow::Result<Vec<u8>> {
         match &self.file {
-            None => Ok(sample(self.kind).as_bytes().to_vec()),
+            None => Ok(serde_json::to_vec(&sample(self.kind, Clock::System.now())?)?),
             Some(path) if path.as_os_str() == "-" => {
                 let mut body = Vec::new();
                 std::io::Read::read_to_end(&mut std::io::stdin(), &mut body).context("cannot read standard input")?;
@@ -83,11 +85,17 @@ impl Send {
     }
 }
 
-/// A customer as each shop sends it.
-pub(super) fn sample(kind: ShopKind) -> &'static str {
-    match kind {
-        ShopKind::Shopify => include_str!("samples/shopify.json"),
-        ShopKind::WooCommerce => include_str!("samples/woocommerce.json"),
-        ShopKind::Generic => include_str!("samples/generic.json"),
-    }
+/// A customer as each shop sends it, changed at `now`.
+pub(super) fn sample(kind: ShopKind, now: DateTime<Utc>) -> anyhow::Result<Value> {
+    let (text, time) = match kind {
+        ShopKind::Shopify => (include_str!("samples/shopify.json"), ("updated_at", now.to_rfc3339())),
+        ShopKind::WooCommerce => {
+            let utc_without_zone = now.format("%Y-%m-%dT%H:%M:%S").to_string();
+            (include_str!("samples/woocommerce.json"), ("date_modified_gmt", utc_without_zone))
+        }
+        ShopKind::Generic => (include_str!("samples/generic.json"), ("timestamp", now.to_rfc3339())),
+    };
+    let mut body: Value = serde_json::from_str(text).context("a bundled sample is broken")?;
+    body[time.0] = time.1.into();
+    Ok(body)
 }

@@ -173,6 +173,14 @@ pub(super) fn webhook_secret(kind: Option<ShopKind>, text: &str) -> Result<Secre
     Ok(text.into())
 }
 
+/// Directives of `tracing`.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{} is not a log filter: write info, debug or flexportal_sync=debug", shown(text))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

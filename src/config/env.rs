@@ -38,6 +38,14 @@ impl Variables {
         variables
     }
 
+    /// The variables of this process alone.
+    #[must_use]
+    pub fn without_dot_env() -> Self {
+        let mut variables = Self::default();
+        variables.add_environment(std::env::vars_os());
+        variables
+    }
+
     /// What it would be with this `.env` and these variables.
     #[must_use]
     pub fn from_dot_env(dot_env: &str, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {

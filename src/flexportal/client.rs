@@ -1,5 +1,6 @@
 //! The requests: one at a time, in bounded time, of bounded size, redirects not followed.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -105,7 +106,13 @@ impl Client {
         let tenant = HeaderValue::from_str(&target.tenant_id)
             .map_err(|_| format!("target `{}`: the tenant id cannot stand in a header", target.name))?;
         headers.insert(HeaderName::from_static("tenant-id"), tenant);
-        let http = reqwest::Client::builder()
+        let is_here = target.base_url.host_str().is_some_and(|host| {
+            host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        });
+        let builder = reqwest::Client::builder();
+        // A proxy cannot know what this machine calls itself.
+        let builder = if is_here { builder.no_proxy() } else { builder };
+        let http = builder
             .default_headers(headers)
             .user_agent(concat!("flexportal-sync/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())

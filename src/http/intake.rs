@@ -6,12 +6,11 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -52,9 +51,13 @@ pub(super) async fn receive(
             Json(answer).into_response()
         }
         Err(problem) => {
-            let response = problem.response();
-            tracing::warn!(source = %shop.source().name, http.status = response.status().as_u16(), "delivery refused");
-            response
+            tracing::warn!(
+                source = %shop.source().name,
+                http.status = problem.status().as_u16(),
+                reason = problem.detail(),
+                "delivery refused"
+            );
+            problem.response()
         }
     }
 }
@@ -63,7 +66,7 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
     let Some(committer) = &state.committer else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "this process takes no webhooks"));
     };
-    let (body, _room) = read(state, headers, body).await?;
+    let (body, _room) = read(state, body).await?;
     if shop.is_unsigned_ping(headers, &body) {
         return Ok(Answer { status: "ignored", event_id: None, reason: Some("set-up ping") });
     }
@@ -87,19 +90,43 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
 }
 
 /// Reads the body, within its own limit and that of all bodies together.
-async fn read(state: &AppState, headers: &HeaderMap, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
-    let limit = state.max_body_bytes;
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let needed = announced.unwrap_or(limit).min(limit);
-    let room = state.reading.clone().try_acquire_many_owned(u32::try_from(needed).unwrap_or(u32::MAX));
-    let room = room.map_err(|_| Problem::unavailable("too many deliveries arrive at once", RETRY_AFTER_SECONDS))?;
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok((collected.to_bytes(), room)),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body is larger than {limit} bytes (MAX_BODY_BYTES)");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
+///
+/// Room is taken as bytes arrive: who only announces a large body keeps nobody out.
+async fn read(state: &AppState, mut body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
+    let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "the body ended early"));
+        };
+        // Trailers say nothing to us.
+        let Ok(chunk) = frame.into_data() else { continue };
+        if bytes.len() + chunk.len() > state.max_body_bytes {
+            discard(body).await;
+            let detail = format!("the body is larger than {} bytes (MAX_BODY_BYTES)", state.max_body_bytes);
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
-        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body ended early")),
+        let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        let more = state.reading.clone().try_acquire_many_owned(size);
+        let more = more.map_err(|_| Problem::unavailable("too many deliveries arrive at once", RETRY_AFTER_SECONDS))?;
+        match &mut room {
+            Some(room) => room.merge(more),
+            None => room = Some(more),
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok((bytes, room))
+}
+
+/// Reads on for a while without keeping anything: who is still sending would take a closed connection for an error
+/// of ours, and not read the answer.
+async fn discard(mut body: Body) {
+    const AT_MOST: usize = 8 * 1024 * 1024;
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, axum::body::Bytes::len);
+        if discarded > AT_MOST {
+            return;
+        }
     }
 }
 

@@ -12,11 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// A client that dribbles its headers, or holds a connection without asking anything, is cut off.
-const HEADERS_WITHIN: Duration = Duration::from_secs(30);
-/// Shops open a few connections; beyond this the rest waits to be accepted.
-const MAX_CONNECTIONS: usize = 4096;
-/// The pause after an error that is not one connection's, such as having no file descriptor left.
+/// A client that dribbles its headers, or holds a connection without asking anything, is cut off; later than the
+/// usual proxy lets go of an idle connection (60 s), which would otherwise post on one that is being closed.
+const HEADERS_WITHIN: Duration = Duration::from_secs(90);
+/// Proxies open a few connections; beyond this the rest waits to be accepted. Well below the usual limit of open
+/// files, so that Postgres and FlexPortal stay in reach.
+const MAX_CONNECTIONS: usize = 512;
+/// The pause after an error, which may be that no file can be opened any more.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown`, then finishes the answers that are under way.
@@ -56,7 +58,7 @@ async fn accept(
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
         Err(error) => {
-            tracing::debug!(error = %error, "a connection could not be accepted");
+            tracing::warn!(error = %error, "a connection could not be accepted");
             tokio::time::sleep(ACCEPT_DELAY).await;
             None
         }

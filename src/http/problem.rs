@@ -26,6 +26,18 @@ impl Problem {
         problem
     }
 
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong, and how to mend it. Never holds anything of the body.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// As an answer.
     #[must_use]
     pub fn response(self) -> Response {

@@ -124,16 +124,11 @@ impl Outbox {
     pub async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
         let rows = sqlx::query!(
             r#"
-            with waiting_events as (
+            with found as (
                 select
                     d.id,
-                    d.topic,
-                    d.payload::text as payload,
-                    d.occurred_at,
-                    d.received_at,
                     coalesce(s.attempts, 0) as attempts,
-                    coalesce(s.forgiven_attempts, 0) as forgiven_attempts,
-                    count(*) over () as waiting
+                    coalesce(s.forgiven_attempts, 0) as forgiven_attempts
                 from waiting_customers waiting
                 join deliveries d
                     on d.source = waiting.source
@@ -145,7 +140,21 @@ impl Outbox {
                   and d.concerns = 'customer'
                   and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
                 order by d.id
-                limit $3
+                limit $3::bigint + 1             -- one more, to know that there are more
+            ),
+            measured as (                        -- payloads are read for those only
+                select
+                    found.*,
+                    d.topic,
+                    d.payload::text as payload,
+                    d.occurred_at,
+                    d.received_at,
+                    count(*) over () as waiting,
+                    row_number() over in_order as position,
+                    sum(octet_length(d.payload::text)) over in_order as bytes_through
+                from found
+                join deliveries d using (id)
+                window in_order as (order by id)
             )
             select
                 id as "id: EventId",
@@ -156,11 +165,9 @@ impl Outbox {
                 attempts as "attempts!",
                 forgiven_attempts as "forgiven_attempts!",
                 waiting as "waiting!"
-            from (
-                select *, sum(octet_length(payload)) over (order by id) - octet_length(payload) as bytes_before
-                from waiting_events
-            ) measured
-            where bytes_before < $4
+            from measured
+            where position <= $3::bigint
+              and bytes_through - octet_length(payload) < $4
             order by id
             "#,
             claimed.source.as_str(),

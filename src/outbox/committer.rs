@@ -72,7 +72,7 @@ impl Committer {
     /// Whether a delivery would find room now.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.line.capacity() > 0 && self.room.available_permits() > 0
+        !self.line.is_closed() && self.line.capacity() > 0 && self.room.available_permits() > 0
     }
 }
 

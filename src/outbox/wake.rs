@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::Outbox;
 
-/// A signal that there may be work; signals while nobody listens are kept as one.
+/// A signal that there may be work, to everybody who waits for it at that moment.
 #[derive(Debug, Clone, Default)]
 pub struct Wake(Arc<Notify>);
 

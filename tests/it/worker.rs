@@ -368,7 +368,7 @@ async fn a_customer_that_was_found_stays_linked_though_its_change_failed() {
 
 #[tokio::test]
 async fn a_value_taken_back_after_a_request_of_unknown_fate_is_sent_again() {
-    let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "200ms")], "").await;
+    let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "1s")], "").await;
     app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
     // FlexPortal makes the change, and nobody learns of it.
     app.fake.set_behaviour(Behaviour { apply_before_failing: true, ..Behaviour::default() });
@@ -549,7 +549,7 @@ async fn a_person_sets_a_failed_event_back_or_closes_it() {
 #[tokio::test]
 async fn a_change_that_arrives_during_a_request_is_not_forgotten() {
     let app = App::start().await;
-    app.fake.set_behaviour(Behaviour { latency_ms: 100, ..Behaviour::default() });
+    app.fake.set_behaviour(Behaviour { latency_ms: 1000, ..Behaviour::default() });
     app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
     let (step, ()) = tokio::join!(app.worker.step(), async {
         app.fake.wait_for_requests(1).await;
@@ -564,7 +564,7 @@ async fn a_change_that_arrives_during_a_request_is_not_forgotten() {
 #[tokio::test]
 async fn a_change_that_arrived_during_a_request_goes_out_right_after_it() {
     let app = App::start().await;
-    app.fake.set_behaviour(Behaviour { latency_ms: 100, ..Behaviour::default() });
+    app.fake.set_behaviour(Behaviour { latency_ms: 1000, ..Behaviour::default() });
     let shutdown = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(app.worker.clone().run(shutdown.clone()));
     app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
@@ -594,7 +594,7 @@ async fn a_customer_of_a_dead_worker_is_taken_over_when_the_lease_ends() {
 #[tokio::test]
 async fn a_worker_whose_lease_ended_writes_nothing() {
     let app = App::start().await;
-    app.fake.set_behaviour(Behaviour { latency_ms: 300, ..Behaviour::default() });
+    app.fake.set_behaviour(Behaviour { latency_ms: 1500, ..Behaviour::default() });
     let id = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
     let (late, ()) = tokio::join!(app.worker.step(), async {
         app.fake.wait_for_requests(1).await;

@@ -87,7 +87,7 @@ impl App {
         service.prepare_database(false).await.expect("a database");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (running, _) = service.start(listener, Prepare::Nothing).expect("a start");
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().expect("a client");
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().expect("a client");
         Self { fake, db, clock, worker, outbox, addr: running.addr, client, _running: running }
     }
 

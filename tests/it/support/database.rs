@@ -79,9 +79,12 @@ impl Drop for Database {
     fn drop(&mut self) {
         let Some(server) = SERVER.get() else { return };
         let name = std::mem::take(&mut self.name);
-        // Waits for nobody: what is still there when the run ends goes with a throwaway server.
-        server.runtime.spawn(async move {
-            let _ = drop_database(server.postgres.url(), &name).await;
-        });
+        if server.postgres.is_throwaway() {
+            return; // goes with the server
+        }
+        let dropped = server.runtime.spawn(async move { drop_database(server.postgres.url(), &name).await });
+        // A thread of its own waits, since this one may be driving a test.
+        let waiting = std::thread::spawn(move || server.runtime.block_on(dropped));
+        let _ = waiting.join();
     }
 }
