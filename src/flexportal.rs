@@ -9,4 +9,4 @@ mod request;
 
 pub use client::{Client, Exchange, Found, Operation, Updated};
 pub use error::{FlexportalError, retry_after};
-pub use request::{AddressInput, Status, UpdateCustomer};
+pub use request::{AddressInput, CustomerChange, Status, UpdateCustomer};

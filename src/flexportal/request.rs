@@ -4,12 +4,21 @@ use serde::Serialize;
 
 use crate::domain::{CustomerType, FlexportalCustomerId};
 
-/// FlexPortal `PUT /v1/customers/{customerId}`: fields that are absent stay as they are.
+/// FlexPortal `PUT /v1/customers/{customerId}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateCustomer {
     /// Required in the body too, equal to the path's.
     pub customer_id: FlexportalCustomerId,
+    /// What is to change.
+    #[serde(flatten)]
+    pub change: CustomerChange,
+}
+
+/// What an update changes: fields that are absent stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomerChange {
     /// At least one character.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_name: Option<String>,
@@ -37,25 +46,6 @@ pub struct UpdateCustomer {
     /// Where goods go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shipping_address: Option<AddressInput>,
-}
-
-impl UpdateCustomer {
-    /// A change that changes nothing yet.
-    #[must_use]
-    pub fn nothing(customer_id: FlexportalCustomerId) -> Self {
-        Self {
-            customer_id,
-            first_name: None,
-            last_name: None,
-            email: None,
-            company: None,
-            phone: None,
-            customer_type: None,
-            status: None,
-            billing_address: None,
-            shipping_address: None,
-        }
-    }
 }
 
 /// FlexPortal `status`.

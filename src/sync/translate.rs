@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::fold::Spoken;
 use crate::config::CountryFormat;
 use crate::domain::{Acknowledged, Address, CustomerStatus, Field, FieldValue, FlexportalCustomerId, Said, ValueHash};
-use crate::flexportal::{AddressInput, Status, UpdateCustomer};
+use crate::flexportal::{AddressInput, CustomerChange, Status, UpdateCustomer};
 
 /// What a tenant wants to have.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct Wishes {
 /// The change, ready but for the customer it is for.
 #[derive(Debug, Clone)]
 pub struct Translated {
-    update: UpdateCustomer,
+    change: CustomerChange,
     /// The fields in it, with the hash of each value.
     pub sent: BTreeMap<Field, ValueHash>,
     /// What could not be sent.
@@ -32,16 +32,15 @@ impl Translated {
     /// The body of the request.
     #[must_use]
     pub fn for_customer(&self, id: &FlexportalCustomerId) -> UpdateCustomer {
-        UpdateCustomer { customer_id: id.clone(), ..self.update.clone() }
+        UpdateCustomer { customer_id: id.clone(), change: self.change.clone() }
     }
 }
 
 /// Translates the newest word on each field.
 #[must_use]
 pub fn translate(fields: &BTreeMap<Field, Spoken>, known: &Acknowledged, wishes: Wishes) -> Translated {
-    let placeholder = FlexportalCustomerId::parse("-").unwrap_or_else(|_| unreachable!("a dash is an id"));
     let mut translation =
-        Translation { update: UpdateCustomer::nothing(placeholder), sent: BTreeMap::new(), warnings: vec![], wishes };
+        Translation { change: CustomerChange::default(), sent: BTreeMap::new(), warnings: vec![], wishes };
     let contact = contact_name(fields);
     for (field, spoken) in fields {
         match &spoken.said {
@@ -49,11 +48,11 @@ pub fn translate(fields: &BTreeMap<Field, Spoken>, known: &Acknowledged, wishes:
             Said::Nothing => translation.emptied(*field, known),
         }
     }
-    Translated { update: translation.update, sent: translation.sent, warnings: translation.warnings }
+    Translated { change: translation.change, sent: translation.sent, warnings: translation.warnings }
 }
 
 struct Translation {
-    update: UpdateCustomer,
+    change: CustomerChange,
     sent: BTreeMap<Field, ValueHash>,
     warnings: Vec<String>,
     wishes: Wishes,
@@ -61,15 +60,15 @@ struct Translation {
 
 impl Translation {
     fn set(&mut self, field: Field, value: &FieldValue, contact: Option<&str>, known: &Acknowledged) {
-        let update = &mut self.update;
+        let change = &mut self.change;
         let hash = match (field, value) {
             (Field::Email, FieldValue::Text(email)) => return self.email(email, known),
             (_, FieldValue::Text(text)) => {
                 let place = match field {
-                    Field::FirstName => &mut update.first_name,
-                    Field::LastName => &mut update.last_name,
-                    Field::Company => &mut update.company,
-                    Field::Phone => &mut update.phone,
+                    Field::FirstName => &mut change.first_name,
+                    Field::LastName => &mut change.last_name,
+                    Field::Company => &mut change.company,
+                    Field::Phone => &mut change.phone,
                     Field::Email
                     | Field::CustomerType
                     | Field::Status
@@ -80,7 +79,7 @@ impl Translation {
                 ValueHash::of(text)
             }
             (_, FieldValue::CustomerType(customer_type)) => {
-                update.customer_type = Some(*customer_type);
+                change.customer_type = Some(*customer_type);
                 ValueHash::of(customer_type)
             }
             (_, FieldValue::Status(status)) => {
@@ -89,7 +88,7 @@ impl Translation {
                     CustomerStatus::Inactive => Status::Inactive,
                     CustomerStatus::Reinstated => return, // fold decides what it means
                 };
-                update.status = Some(status);
+                change.status = Some(status);
                 ValueHash::of(&status)
             }
             (_, FieldValue::Address(address)) => {
@@ -97,7 +96,7 @@ impl Translation {
                 let hash = ValueHash::of(&address);
                 let is_billing = field == Field::BillingAddress;
                 let place =
-                    if is_billing { &mut self.update.billing_address } else { &mut self.update.shipping_address };
+                    if is_billing { &mut self.change.billing_address } else { &mut self.change.shipping_address };
                 *place = Some(address);
                 hash
             }
@@ -108,7 +107,7 @@ impl Translation {
     fn email(&mut self, email: &str, known: &Acknowledged) {
         let hash = email_hash(email);
         if self.wishes.send_email {
-            self.update.email = Some(email.to_owned());
+            self.change.email = Some(email.to_owned());
             self.sent.insert(Field::Email, hash);
             return;
         }
