@@ -175,9 +175,12 @@ pub(super) fn webhook_secret(kind: Option<ShopKind>, text: &str) -> Result<Secre
 
 /// Directives of `tracing`.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(format!("{} is not a log filter: write info, debug or flexportal_sync=debug", shown(text))),
+    // tracing-subscriber 0.3.23 slices at bytes, and panics where a directive is not ASCII.
+    match text.is_ascii().then(|| tracing_subscriber::EnvFilter::try_new(text)) {
+        Some(Ok(_)) => Ok(text.to_owned()),
+        None | Some(Err(_)) => {
+            Err(format!("{} is not a log filter: write info, debug or flexportal_sync=debug", shown(text)))
+        }
     }
 }
 
@@ -185,6 +188,14 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::config::{CountryFormat, Identity, StatusPolicy};
+
+    #[test]
+    fn a_log_filter_that_cannot_be_read_is_refused_without_a_panic() {
+        assert_eq!(log_filter("info,flexportal_sync=debug"), Ok("info,flexportal_sync=debug".to_owned()));
+        for bad in ["flexportal_sync=loud", "A\u{a1}=", "\u{fc}"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_have_units_and_limits() {
