@@ -124,6 +124,18 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_library_agrees() {
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let reference = standardwebhooks::Webhook::new(secret).expect("a secret");
+        let ours = keys(ShopKind::Generic, &[secret]);
+        for (id, body) in [("msg_1", "{}"), ("msg_2", r#"{"type":"customer.updated","name":"Zoë"}"#)] {
+            let theirs = reference.sign(id, 1_795_428_000, body.as_bytes()).expect("a signature");
+            let signed = ours.sign(&[id.as_bytes(), b".1795428000.", body.as_bytes()]).expect("a key");
+            assert_eq!(theirs, format!("v1,{signed}"));
+        }
+    }
+
+    #[test]
     fn githubs_vector_holds_for_a_key_that_is_plain_text() {
         let keys = keys(ShopKind::Shopify, &["It's a Secret to Everybody"]);
         let published = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";

@@ -81,6 +81,53 @@ async fn one_delivery_that_postgres_refuses_does_not_take_its_group_with_it() {
 }
 
 #[tokio::test]
+async fn when_the_line_is_full_the_next_delivery_is_turned_away_and_none_of_the_others() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    let committer = Committer::start(app.outbox.clone(), || {});
+    // Nothing can be committed while somebody holds the table.
+    let mut holding = app.db.pool.begin().await.expect("a transaction");
+    sqlx::query("lock table deliveries in exclusive mode").execute(&mut *holding).await.expect("held");
+    let deliveries: Vec<_> = (0..2_000).map(|n| event(&ids, &app, &format!("d{n}"), "c", "{}")).collect();
+    let waiting: Vec<_> = deliveries
+        .into_iter()
+        .map(|event| {
+            let committer = committer.clone();
+            tokio::spawn(async move { committer.commit(event).await })
+        })
+        .collect();
+    while committer.has_room() {
+        tokio::task::yield_now().await;
+    }
+    let late = committer.commit(event(&ids, &app, "late", "c", "{}")).await;
+    assert!(matches!(late, Err(CommitError::Overloaded)), "{late:?}");
+    holding.rollback().await.expect("let go");
+    let outcomes = futures_util::future::join_all(waiting).await;
+    let accepted = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Ok(StoreOutcome::Stored(_))))).count();
+    assert!((1_024..2_000).contains(&accepted), "{accepted}");
+    let stored = usize::try_from(app.count("select count(*) from deliveries").await).expect("a count");
+    assert_eq!(stored, accepted, "who was answered is there, and nobody else");
+}
+
+#[tokio::test]
+async fn each_commit_wakes_the_workers_once() {
+    let app = App::start().await;
+    let mut listener = sqlx::postgres::PgListener::connect_with(&app.db.pool).await.expect("a listener");
+    listener.listen("flexportal_sync").await.expect("listening");
+    let ids = EventIds::default();
+    let group: Vec<_> = (0..5).map(|n| event(&ids, &app, &format!("d{n}"), &format!("c{n}"), "{}")).collect();
+    app.outbox.store(&group).await.expect("stored");
+    app.outbox.store(&group).await.expect("duplicates, which wake nobody");
+    app.outbox.store(&[event(&ids, &app, "last", "c", "{}")]).await.expect("stored");
+    for _ in 0..2 {
+        let notified = tokio::time::timeout(std::time::Duration::from_secs(10), listener.recv()).await;
+        notified.expect("in time").expect("a notification");
+    }
+    sqlx::query("select pg_notify('flexportal_sync', 'end')").execute(&app.db.pool).await.expect("sent");
+    assert_eq!(listener.recv().await.expect("a notification").payload(), "end", "and no third one before");
+}
+
+#[tokio::test]
 async fn two_processes_that_store_the_same_deliveries_do_not_block_each_other() {
     let app = App::start().await;
     let ids = EventIds::default();
