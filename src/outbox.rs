@@ -32,7 +32,7 @@ mod store;
 mod targets;
 mod wake;
 
-pub use claim::{ClaimedCustomer, Link, WaitingEvent};
+pub use claim::{ClaimedCustomer, Known, Link, Look, WaitingEvent};
 pub use committer::{CommitError, Committer};
 pub use inspect::{EventOutcome, FailedSync};
 pub use settle::{Attempt, EventResult, LinkChange, LinkOrigin, Next, Settled, Settlement};

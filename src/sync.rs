@@ -1,21 +1,24 @@
 //! From a claimed customer to a settled one: lines two and three of the picture, in order.
 //!
 //! read → fold → translate → identify → one PUT → decide → settle. The steps are pure; what they need from the
-//! world is asked here.
+//! world they ask through [`World`], so that the tests can be a world of their own.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::config::Identity;
 use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, SourceName};
-use crate::flexportal::{Exchange, FlexportalError, Updated};
+use crate::flexportal::{Exchange, FlexportalError, Found, UpdateCustomer, Updated};
 use crate::outbox::{
-    Attempt, ClaimedCustomer, HoldReason, Link, LinkChange, LinkOrigin, Next, Outbox, PROBE_INTERVAL, Settlement,
-    StoreError, WaitingEvent, timely,
+    Attempt, ClaimedCustomer, HoldReason, Known, Link, LinkOrigin, PROBE_INTERVAL, Settlement, StoreError, WaitingEvent,
 };
-use crate::shops::Shop;
+use crate::shops::{Rejection, Shop};
 
+pub mod breaker;
 pub mod decide;
 pub mod fold;
 pub mod identify;
@@ -27,17 +30,16 @@ mod worker;
 use decide::Verdict;
 use fold::ReadEvent;
 use identify::Match;
-use requests::{Interrupted, Requests};
-use settlement::Closing;
-use translate::Translated;
+use settlement::{Closing, Unreadable};
+use translate::{Translated, Wishes};
 pub use worker::{StepOutcome, Worker};
 
 /// After this a value that FlexPortal acknowledged is sent again: staff or an order may have replaced it.
 const ACKNOWLEDGED_FOR: Duration = Duration::from_hours(24);
 /// `Retry-After: 0` means at once; asked over and over, that would be a loop.
 const SHORTEST_HOLD: Duration = Duration::from_secs(1);
-/// Work of a source that is not configured (any more) is looked at again after this.
-const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
+/// A customer whose probe failed lets others have the next ones.
+const AFTER_A_PROBE: Duration = PROBE_INTERVAL.saturating_mul(2);
 
 /// What every customer's sync needs to know.
 #[derive(Debug)]
@@ -47,6 +49,48 @@ pub(crate) struct Rules {
     unmatched_retry_interval: Duration,
     unmatched_max_age: Duration,
     dice: Dice,
+}
+
+/// What a sync asks of the world, one thing at a time.
+///
+/// Every request takes its place in the budget and makes sure of the claim before it goes out.
+pub(crate) trait World {
+    /// What time it is.
+    fn now(&self) -> DateTime<Utc>;
+    /// Whether the next request, or the last, is the one that finds out if a pause is over.
+    fn is_probe(&self) -> bool;
+    /// How long after it was begun a request may still arrive.
+    fn longest_under_way(&self) -> Duration;
+    /// The last e-mail that any event of the customer gave.
+    async fn last_known_email(&mut self) -> Result<Option<String>, Interrupted>;
+    /// Asks FlexPortal who has an e-mail.
+    async fn find_by_email(&mut self, email: &str, inactive: bool) -> Result<Exchange<Vec<Found>>, Interrupted>;
+    /// Tells FlexPortal the change; `head` is the newest event in it.
+    async fn update_customer(
+        &mut self,
+        head: EventId,
+        update: &UpdateCustomer,
+    ) -> Result<Exchange<Updated>, Interrupted>;
+}
+
+/// Why a sync stops half-way.
+#[derive(Debug)]
+pub(crate) enum Interrupted {
+    /// The lease had ended: another worker has the customer now.
+    ClaimLost,
+    /// The database is away.
+    Store(StoreError),
+    /// The target is held or the service is leaving.
+    NotNow,
+}
+
+/// What a sync has done so far: it goes on record whatever becomes of the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// The requests made.
+    attempts: Vec<Attempt>,
+    /// For how long the last of them may still arrive.
+    rest: Option<Duration>,
 }
 
 /// How a customer's sync ended, before it is written down.
@@ -62,7 +106,7 @@ enum End {
     /// Once more, later.
     Retry { error: FlexportalError, who: Option<Identified>, delay: Duration },
     /// Nobody's fault: no attempt is counted.
-    Later { error: Option<FlexportalError>, who: Option<Identified> },
+    Later { error: Option<FlexportalError>, who: Option<Identified>, delay: Option<Duration> },
 }
 
 /// A customer of FlexPortal, and how we know that it is the shop's.
@@ -73,58 +117,71 @@ struct Identified {
     origin: Option<LinkOrigin>,
 }
 
-/// Syncs one claimed customer and says what is to be written down; `None` if the claim was lost on the way.
+/// Syncs one claimed customer and says what is to be written down.
+///
+/// # Errors
+/// [`Interrupted::ClaimLost`] and [`Interrupted::Store`]: nothing is to be written down, whoever claims the customer
+/// next begins anew.
 pub(crate) async fn sync_customer(
     rules: &Rules,
-    outbox: &Outbox,
-    requests: &mut Requests<'_>,
-    claimed: &mut ClaimedCustomer,
-) -> Result<Option<Settlement>, StoreError> {
-    let Some(shop) = rules.shops.get(&claimed.source) else {
-        tracing::warn!(source = %claimed.source, "events wait for a source that is not configured here");
-        let (results, attempts, link) = (vec![], vec![], LinkChange::Keep);
-        return Ok(Some(Settlement { results, attempts, link, next: Next::In(UNCONFIGURED_DELAY) }));
-    };
-    let waiting = timely(outbox.waiting_events(claimed)).await?;
-    requests.started_on(&waiting);
-    let (read, unreadable) = read_all(shop, &waiting);
-    let link = timely(outbox.link(&claimed.source, &claimed.customer)).await?;
-    let mut who = known_id(shop, claimed, &read, link.as_ref());
+    shop: &Shop,
+    wishes: Wishes,
+    claimed: &ClaimedCustomer,
+    known: &Known,
+    world: &mut impl World,
+    record: &mut Record,
+) -> Result<Settlement, Interrupted> {
+    let (read, unreadable) = read_all(&known.waiting, |event| shop.read(&event.topic, &event.payload));
+    let (failed, _) = read_all(&known.failed, |event| shop.read(&event.topic, &event.payload));
+    let link = known.link.as_ref();
+    let mut who = known_id(shop, claimed, &read, link);
     let mut stale = None;
     // Twice at most: if the id leads nowhere, once more with what a lookup finds.
     let (folded, translated, acknowledged, end) = loop {
-        let acknowledged = acknowledged_by(who.as_ref(), link.as_ref());
+        let acknowledged = acknowledged_by(who.as_ref(), link);
         let folded = fold::fold(&read, &acknowledged);
-        let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
+        let translated = translate::translate(&folded.fields, &acknowledged, wishes);
         let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
-        let tried = waiting.iter().find(|event| event.id == head);
+        let tried = known.waiting.iter().find(|event| event.id == head);
         let (attempts, forgiven) = tried.map_or((0, 0), |event| (event.attempts, event.forgiven_attempts));
-        requests.are_for(head, attempts + 1);
         let mut steps = Steps {
             rules,
-            outbox,
-            requests,
-            claimed,
+            world,
+            record,
+            claims: claimed.claims,
             read: &read,
             may_look_up: shop.source().identity == Identity::Email,
             stale: stale.as_ref(),
             acknowledged: &acknowledged,
             translated: &translated,
+            head,
+            number: attempts + 1,
             attempt: attempts + 1 - forgiven,
+            found: None,
         };
-        match steps.run(head, who.take()).await {
+        let came_to = steps.run(who.take()).await;
+        let found = steps.found;
+        match came_to {
             Ok(Step::End(end)) => break (folded, translated, acknowledged, Some(end)),
             Ok(Step::LookedUpAgain { found, instead_of }) => (who, stale) = (Some(found), Some(instead_of)),
-            Err(Interrupted::NotNow { who }) => {
-                break (folded, translated, acknowledged, Some(End::Later { error: None, who }));
+            Err(Interrupted::NotNow) => {
+                // A customer found meanwhile is kept as link.
+                let end = End::Later { error: None, who: found, delay: None };
+                break (folded, translated, acknowledged, Some(end));
             }
-            Err(Interrupted::ClaimLost) => return Ok(None),
-            Err(Interrupted::Store(error)) => return Err(error),
+            Err(interrupted @ (Interrupted::ClaimLost | Interrupted::Store(_))) => return Err(interrupted),
         }
     };
-    let now = outbox.clock().now();
-    let closing = Closing { rules, waiting: &waiting, read: &read, folded: &folded, translated: &translated, now };
-    Ok(Some(closing.settlement(end, unreadable, acknowledged, requests)))
+    let overtaken = fold::overtaken(&failed, &folded, &acknowledged);
+    let closing = Closing {
+        rules,
+        waiting: &known.waiting,
+        read: &read,
+        folded: &folded,
+        translated: &translated,
+        now: world.now(),
+    };
+    Ok(closing.settlement(end, unreadable, overtaken, acknowledged, std::mem::take(record)))
 }
 
 /// What this very customer of FlexPortal acknowledged; another one's word says nothing of it.
@@ -135,15 +192,21 @@ fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>) -> Acknowledge
     }
 }
 
-fn read_all(shop: &Shop, waiting: &[WaitingEvent]) -> (Vec<ReadEvent>, Vec<(EventId, String)>) {
-    let (mut read, mut unreadable) = (Vec::new(), Vec::new());
-    for event in waiting {
-        match shop.read(&event.topic, &event.payload) {
-            Ok(said) => read.push(ReadEvent { id: event.id, occurred_at: event.occurred_at, event: said }),
-            Err(rejection) => unreadable.push((event.id, rejection.to_string())),
+/// Reads events one by one: what is wrong with one of them, were it our own fault, stays with that one.
+fn read_all(
+    events: &[WaitingEvent],
+    read: impl Fn(&WaitingEvent) -> Result<crate::domain::CustomerEvent, Rejection>,
+) -> (Vec<ReadEvent>, Vec<Unreadable>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for event in events {
+        match catch_unwind(AssertUnwindSafe(|| read(event))) {
+            Ok(Ok(said)) => good.push(ReadEvent { id: event.id, occurred_at: event.occurred_at, event: said }),
+            Ok(Err(rejection)) => bad.push(Unreadable::rejected(event.id, &rejection)),
+            // The hook of `telemetry` has logged where it was.
+            Err(_panic) => bad.push(Unreadable::panicked(event.id)),
         }
     }
-    (read, unreadable)
+    (good, bad)
 }
 
 /// An id carried by the event, else the link's.
@@ -166,18 +229,25 @@ fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Op
 }
 
 /// The requests of one customer's sync, in order.
-struct Steps<'a, 'r> {
+struct Steps<'a, W> {
     rules: &'a Rules,
-    outbox: &'a Outbox,
-    requests: &'a mut Requests<'r>,
-    claimed: &'a ClaimedCustomer,
+    world: &'a mut W,
+    record: &'a mut Record,
+    /// How often the customer was claimed since a result was last written.
+    claims: i32,
     read: &'a [ReadEvent],
     may_look_up: bool,
     /// The id that led nowhere before.
     stale: Option<&'a FlexportalCustomerId>,
     acknowledged: &'a Acknowledged,
     translated: &'a Translated,
+    /// The event that the requests are recorded under, and which of its attempts this is.
+    head: EventId,
+    number: u32,
+    /// The same, counted from where a person set it back.
     attempt: u32,
+    /// Whom the lookup found.
+    found: Option<Identified>,
 }
 
 /// What the steps came to.
@@ -190,8 +260,8 @@ enum Step {
     },
 }
 
-impl Steps<'_, '_> {
-    async fn run(&mut self, head: EventId, known: Option<Identified>) -> Result<Step, Interrupted> {
+impl<W: World> Steps<'_, W> {
+    async fn run(&mut self, known: Option<Identified>) -> Result<Step, Interrupted> {
         if self.translated.sent.is_empty() {
             return Ok(Step::End(End::Unchanged { who: known }));
         }
@@ -203,14 +273,20 @@ impl Steps<'_, '_> {
                 Err(error) => return Ok(Step::End(self.end_of_error(error, None))),
             },
         };
+        self.found = Some(who.clone());
         if self.is_acknowledged() {
             return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
-        let update = self.translated.for_customer(&who.id);
-        let outcome = self.requests.update_customer(head, &update).await.map_err(|stop| stop.knowing(&who))?;
-        Ok(match outcome {
+        let exchange = self.world.update_customer(self.head, &self.translated.for_customer(&who.id)).await?;
+        if matches!(exchange.outcome, Err(FlexportalError::TimedOut)) {
+            self.record.rest = Some(self.world.longest_under_way().saturating_sub(exchange.duration));
+        }
+        Ok(match self.recorded(exchange) {
             Ok(updated) => Step::End(End::Synced { who, updated }),
-            Err(FlexportalError::CustomerNotFound) => self.look_up_again(who.id).await?,
+            Err(FlexportalError::CustomerNotFound) => {
+                self.found = None;
+                self.look_up_again(who.id).await?
+            }
             Err(error) => Step::End(self.end_of_error(error, Some(who))),
         })
     }
@@ -233,7 +309,8 @@ impl Steps<'_, '_> {
     async fn look_up(&mut self) -> Result<Result<Match, FlexportalError>, Interrupted> {
         let Some(email) = self.email().await? else { return Ok(Ok(Match::None)) };
         for (form, inactive) in identify::questions(&email) {
-            match self.requests.find_by_email(&form, inactive).await? {
+            let exchange = self.world.find_by_email(&form, inactive).await?;
+            match self.recorded(exchange) {
                 Ok(found) => match identify::matching(&email, &found) {
                     Match::None => {}
                     answer @ (Match::One(_) | Match::Several) => return Ok(Ok(answer)),
@@ -245,25 +322,24 @@ impl Steps<'_, '_> {
     }
 
     /// The newest e-mail that a waiting event gives, else the last that any event of this customer gave.
-    async fn email(&self) -> Result<Option<String>, Interrupted> {
+    async fn email(&mut self) -> Result<Option<String>, Interrupted> {
         if !self.may_look_up {
             return Ok(None);
         }
-        if let Some(email) = fold::newest_email(self.read) {
-            return Ok(Some(email.to_owned()));
+        match fold::newest_email(self.read) {
+            Some(email) => Ok(Some(email.to_owned())),
+            None => self.world.last_known_email().await,
         }
-        let known = timely(self.outbox.last_known_email(&self.claimed.source, &self.claimed.customer)).await;
-        known.map_err(Interrupted::Store)
     }
 
     /// Whether FlexPortal acknowledged every value of the body within the last day, and nobody can have sent it
     /// anything since.
     fn is_acknowledged(&self) -> bool {
-        if self.claimed.claims > 1 {
+        if self.claims > 1 {
             // A worker died holding this customer: nobody knows what it had sent.
             return false;
         }
-        let now = self.requests.now();
+        let now = self.world.now();
         self.translated.sent.iter().all(|(field, hash)| {
             self.acknowledged.0.get(field).is_some_and(|settled| {
                 settled.hash.as_ref() == Some(hash)
@@ -272,10 +348,29 @@ impl Steps<'_, '_> {
         })
     }
 
+    fn recorded<T>(&mut self, exchange: Exchange<T>) -> Result<T, FlexportalError> {
+        let error = exchange.outcome.as_ref().err();
+        self.record.attempts.push(Attempt {
+            event: self.head,
+            attempt: self.number,
+            operation: exchange.operation,
+            started_at: exchange.started_at,
+            duration: exchange.duration,
+            request_body: exchange.request_body,
+            http_status: exchange.http_status,
+            error_code: error.and_then(FlexportalError::code).map(str::to_owned),
+            error: error.map(ToString::to_string),
+            response_body: exchange.response_body,
+        });
+        exchange.outcome
+    }
+
     fn end_of_error(&self, error: FlexportalError, who: Option<Identified>) -> End {
-        match decide::decide(&error, self.attempt, &self.rules.retry, self.rules.dice.roll()) {
+        let roll = self.rules.dice.roll();
+        match decide::decide(&error, self.attempt, &self.rules.retry, roll, self.world.is_probe()) {
             Verdict::RetryIn(delay) => End::Retry { error, who, delay },
-            Verdict::PauseTarget | Verdict::HoldTarget(_) => End::Later { error: Some(error), who },
+            Verdict::PauseTarget | Verdict::HoldTarget(_) => End::Later { error: Some(error), who, delay: None },
+            Verdict::StayPaused => End::Later { error: Some(error), who, delay: Some(AFTER_A_PROBE) },
             // A lookup that finds nobody is no error, and a PUT's 404 was looked up again.
             Verdict::Fail | Verdict::LookUpAgain => End::Failed { error, who },
         }
@@ -288,23 +383,6 @@ fn unmatched(answer: &Match, stale: Option<FlexportalCustomerId>) -> End {
         Match::One(_) | Match::None => "FlexPortal knows no such customer (yet)",
     };
     End::Unmatched { why, stale }
-}
-
-/// One request as it is recorded.
-fn recorded<T>(exchange: &Exchange<T>, event: EventId, attempt: u32) -> Attempt {
-    let error = exchange.outcome.as_ref().err();
-    Attempt {
-        event,
-        attempt,
-        operation: exchange.operation,
-        started_at: exchange.started_at,
-        duration: exchange.duration,
-        request_body: exchange.request_body.clone(),
-        http_status: exchange.http_status,
-        error_code: error.and_then(FlexportalError::code).map(str::to_owned),
-        error: error.map(ToString::to_string),
-        response_body: exchange.response_body.clone(),
-    }
 }
 
 /// For what, and how long, an error holds its whole target, if at all.

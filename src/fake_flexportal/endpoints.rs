@@ -20,7 +20,7 @@ use super::line::Scissors;
 use super::query::ListQuery;
 use super::requests::RecordedRequest;
 use super::schema::{BodyError, EmailRule, check_update};
-use super::state::{Course, Memory, Shared};
+use super::state::{Arrival, Course, Memory, Shared};
 
 /// No body of a customer comes near this; FlexPortal documents no limit.
 pub(super) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -35,7 +35,7 @@ async fn list(
     ConnectInfo(line): ConnectInfo<Scissors>,
     request: Request,
 ) -> Response {
-    receive(&shared, &line, Endpoint::Customers, request).await
+    receive(shared, &line, Endpoint::Customers, request).await
 }
 
 async fn one(
@@ -44,7 +44,7 @@ async fn one(
     Path(customer_id): Path<String>,
     request: Request,
 ) -> Response {
-    receive(&shared, &line, Endpoint::Customer(customer_id), request).await
+    receive(shared, &line, Endpoint::Customer(customer_id), request).await
 }
 
 async fn other(
@@ -52,7 +52,7 @@ async fn other(
     ConnectInfo(line): ConnectInfo<Scissors>,
     request: Request,
 ) -> Response {
-    receive(&shared, &line, Endpoint::Unknown, request).await
+    receive(shared, &line, Endpoint::Unknown, request).await
 }
 
 /// What a path names.
@@ -104,26 +104,34 @@ impl Received {
     }
 }
 
-async fn receive(shared: &Shared, line: &Scissors, endpoint: Endpoint, request: Request) -> Response {
+async fn receive(shared: Arc<Shared>, line: &Scissors, endpoint: Endpoint, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY_BYTES).await.ok();
     let received = Received { endpoint, parts, body };
 
     let arrival = shared.arrive(received.record(), received.endpoint.customer_id());
+    let line = line.clone();
+    // A task of its own: what has arrived is carried out, also if the client has given up waiting by then.
+    let carrying_out = tokio::spawn(async move { carry_out(&shared, &line, &received, arrival).await });
+    // It does not panic; nobody would read the answer if it did.
+    carrying_out.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+async fn carry_out(shared: &Shared, line: &Scissors, received: &Received, arrival: Arrival) -> Response {
     if !arrival.latency.is_zero() {
         tokio::time::sleep(arrival.latency).await;
     }
     let response = match arrival.course {
-        Course::Proper => Some(answer(shared, &received)),
+        Course::Proper => Some(answer(shared, received)),
         Course::RateLimited(wait) => {
             let response = refusal(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "too many requests within a minute");
             Some(retry_after(response, wait.as_deref()))
         }
         Course::Failing { failure, applies_first } => {
             if applies_first {
-                drop(answer(shared, &received));
+                drop(answer(shared, received));
             }
-            fail(shared, line, &received, failure).await
+            fail(shared, line, received, failure).await
         }
     };
     match response {

@@ -24,7 +24,7 @@ impl Scissors {
         self.0.cancel();
     }
 
-    /// Waits until someone cuts the connection, at the latest when the fake ends.
+    /// Waits until someone cuts the connection, the client leaves, or the fake ends.
     pub(super) async fn until_cut(&self) {
         self.0.cancelled().await;
     }
@@ -72,6 +72,13 @@ pub(super) struct Line {
 impl Line {
     fn check(&self) -> io::Result<()> {
         if self.token.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl Drop for Line {
+    /// Whoever waits for the connection to be cut waits no longer.
+    fn drop(&mut self) {
+        self.token.cancel();
     }
 }
 

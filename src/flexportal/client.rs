@@ -19,6 +19,8 @@ use crate::domain::Clock;
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// The part of an answer that is kept for people.
 const KEPT_ANSWER_BYTES: usize = 4 * 1024;
+/// A claim lasts 30 s, and must be renewed and the request begun before.
+const LONGEST_UNDER_WAY: Duration = Duration::from_secs(28);
 /// An address has one customer, or a few where FlexPortal holds duplicates.
 const LOOKUP_LIMIT: &str = "10";
 
@@ -130,10 +132,11 @@ impl Client {
         Ok(Self { http, customers, timeout: target.timeout, clock })
     }
 
-    /// The longest that one request can last.
+    /// How long after it was begun a request may still arrive: it can outlive our patience on its way, and in
+    /// FlexPortal's own queues. As long again as we wait, and a little more.
     #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.timeout
+    pub fn longest_under_way(&self) -> Duration {
+        (self.timeout * 2 + Duration::from_secs(5)).min(LONGEST_UNDER_WAY)
     }
 
     /// Changes one customer: FlexPortal `PUT /v1/customers/{customerId}`.

@@ -49,9 +49,10 @@ pub enum FlexportalError {
 }
 
 impl FlexportalError {
-    /// Whether, after a PUT that ended so, nobody knows if it was carried out.
+    /// Whether FlexPortal failed, or could not be reached, rather than answer: whoever asks may fare no better, and
+    /// after a PUT that ended so nobody knows if it was carried out.
     #[must_use]
-    pub fn leaves_doubt(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::TimedOut | Self::Disconnected(_) => true,
             Self::Refused { .. } | Self::CustomerNotFound | Self::Unauthorized { .. } | Self::RateLimited { .. } => {

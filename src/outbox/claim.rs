@@ -1,5 +1,7 @@
 //! Claiming customers: who is due, longest first, under a lease.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -7,8 +9,12 @@ use uuid::Uuid;
 use super::{LEASE, Outbox, StoreError, seconds};
 use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName, TargetName};
 
-/// Waiting events of one customer that are read at once; what is beyond waits for the next claim.
-const MAX_EVENTS: i64 = 200;
+/// Waiting events of one customer that are read at once and go out as one change; what is beyond waits for the next
+/// claim.
+const MAX_EVENTS: i64 = 1000;
+
+/// Failed events of one customer that a newer change is compared with.
+const MAX_FAILED: i64 = 100;
 
 /// Payloads of one customer that are read at once, in bytes; at least one event is.
 const MAX_BYTES: i64 = 8 * 1024 * 1024;
@@ -49,6 +55,28 @@ pub struct WaitingEvent {
     pub forgiven_attempts: u32,
 }
 
+/// All that is known of a claimed customer.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Its waiting events, oldest arrival first.
+    pub waiting: Vec<WaitingEvent>,
+    /// Its failed ones: a newer change closes those it speaks for.
+    pub failed: Vec<WaitingEvent>,
+    /// Who it is in FlexPortal, if that was found before.
+    pub link: Option<Link>,
+}
+
+/// Whether there is anything to do for a target now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Look {
+    /// Some customer can be claimed.
+    pub is_due: bool,
+    /// Why the target is held, or was: a pause that is over may still want its probe.
+    pub has_hold: bool,
+    /// For how long it is held still.
+    pub held_for: Option<Duration>,
+}
+
 /// What is known of a customer in FlexPortal.
 #[derive(Debug, Clone)]
 pub struct Link {
@@ -59,7 +87,8 @@ pub struct Link {
 }
 
 impl Outbox {
-    /// Claims up to `limit` customers of a target that are due, longest due first.
+    /// Claims up to `limit` customers of a target that are due: live changes first, then retries, then what a person
+    /// replays; of each the longest due first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -67,18 +96,27 @@ impl Outbox {
         let lease = LeaseId::fresh();
         let claimed = sqlx::query!(
             r#"
-            with moment as (
+            with moment as materialized (
                 select coalesce($4::timestamptz, clock_timestamp()) as now
             ),
-            due as (
-                select waiting.source, waiting.shop_customer_id
-                from waiting_customers waiting, moment
-                where waiting.target = $1
-                  and waiting.due_at <= moment.now
-                  and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
-                order by waiting.due_at
+            due as materialized (
+                select longest.source, longest.shop_customer_id
+                from unnest(array[0, 1, 2]::smallint[]) as turn (priority)
+                cross join moment
+                cross join lateral (             -- a range of the index for each priority
+                    select waiting.source, waiting.shop_customer_id, waiting.priority, waiting.due_at
+                    from waiting_customers waiting
+                    where waiting.target = $1
+                      and waiting.priority = turn.priority
+                      and waiting.due_at <= moment.now
+                      and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                      and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                    order by waiting.due_at
+                    limit $2
+                    for update of waiting skip locked
+                ) as longest
+                order by longest.priority, longest.due_at
                 limit $2
-                for update of waiting skip locked
             )
             update waiting_customers waiting
             set lease_id = $3,
@@ -115,13 +153,20 @@ impl Outbox {
             .collect())
     }
 
-    /// Reads the waiting events of a claimed customer, oldest arrival first.
+    /// Reads what is known of a claimed customer.
     ///
-    /// A statement of its own: it sees every event that the claimed revision counts.
+    /// Statements of their own, after the claim: they see every event that the claimed revision counts.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+    pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
+        let waiting = self.waiting_events(claimed).await?;
+        let (link, has_failed) = self.link(claimed).await?;
+        let failed = if has_failed { self.failed_events(claimed).await? } else { vec![] };
+        Ok(Known { waiting, failed, link })
+    }
+
+    async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
         let rows = sqlx::query!(
             r#"
             with found as (
@@ -178,7 +223,6 @@ impl Outbox {
         .fetch_all(&self.pool)
         .await?;
         claimed.has_more = rows.first().is_some_and(|row| row.waiting > i64::try_from(rows.len()).unwrap_or(0));
-        let count = |attempts: i32| u32::try_from(attempts).unwrap_or(0);
         Ok(rows
             .into_iter()
             .map(|row| WaitingEvent {
@@ -217,71 +261,177 @@ impl Outbox {
         Ok(renewed.rows_affected() == 1)
     }
 
-    /// Whether any customer of a target is due: a look that costs nothing.
+    /// Looks whether there is anything to do for a target; locks nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn is_any_due(&self, target: &TargetName) -> Result<bool, StoreError> {
-        let is_due = sqlx::query_scalar!(
+    pub async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
+        let row = sqlx::query!(
             r#"
-            select exists (
-                select
-                from waiting_customers, (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
-                where target = $1
-                  and due_at <= moment.now
-                  and (lease_id is null or lease_expires_at <= moment.now)
-            ) as "is_due!"
+            select
+                exists (
+                    select
+                    from waiting_customers
+                    where target = $1
+                      and priority in (0, 1, 2)  -- named, so that the index gives a range for each
+                      and due_at <= moment.now
+                      and (lease_id is null or lease_expires_at <= moment.now)
+                      and (rests_until is null or rests_until <= moment.now)
+                ) as "is_due!",
+                held.hold_reason is not null as "has_hold!",
+                extract(epoch from held.held_until - moment.now)::float8 as held_for
+            from (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
+            left join targets held on held.name = $1
             "#,
             target.as_str(),
             self.clock.for_postgres(),
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(is_due)
+        let held_for = row.held_for.filter(|seconds| *seconds > 0.0);
+        Ok(Look {
+            is_due: row.is_due,
+            has_hold: row.has_hold,
+            held_for: held_for.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+        })
     }
 
-    /// How long until the next customer of a target is due, leased ones aside; `None` if none waits.
+    /// How long until the next customer of a target can be claimed; `None` if none waits.
+    ///
+    /// Meant for a moment at which none can: then all that is due is leased or rests, and few.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn next_due_in(&self, target: &TargetName) -> Result<Option<std::time::Duration>, StoreError> {
+    pub async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
         let wait = sqlx::query_scalar!(
             r#"
-            select extract(epoch from due_at - moment.now)::float8 as "wait!"
-            from waiting_customers, (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
-            where target = $1
-              and due_at > moment.now
-            order by due_at
-            limit 1
+            select extract(epoch from min(next.at) - moment.now)::float8 as wait
+            from (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
+            cross join unnest(array[0, 1, 2]::smallint[]) as turn (priority)
+            cross join lateral (
+                (
+                    select due_at as at
+                    from waiting_customers
+                    where target = $1
+                      and priority = turn.priority
+                      and due_at > moment.now
+                    order by due_at
+                    limit 1
+                )
+                union all
+                select min(greatest(lease_expires_at, rests_until))
+                from waiting_customers
+                where target = $1
+                  and priority = turn.priority
+                  and due_at <= moment.now
+            ) as next
+            group by moment.now
             "#,
             target.as_str(),
             self.clock.for_postgres(),
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(wait.map(|seconds| std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+        Ok(wait.flatten().map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
     }
 
-    /// The link of a shop's customer.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn link(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<Option<Link>, StoreError> {
-        let link = sqlx::query!(
+    /// The link of a claimed customer, and whether it has failed events.
+    async fn link(&self, claimed: &ClaimedCustomer) -> Result<(Option<Link>, bool), StoreError> {
+        let row = sqlx::query!(
             r#"
             select
-                flexportal_customer_id as "flexportal_id: FlexportalCustomerId",
-                acknowledged as "acknowledged: Json<Acknowledged>"
-            from customer_links
-            where source = $1
-              and shop_customer_id = $2
+                link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
+                link.acknowledged as "acknowledged?: Json<Acknowledged>",
+                exists (
+                    select
+                    from event_states
+                    where source = $1
+                      and shop_customer_id = $2
+                      and status = 'failed'
+                ) as "has_failed!"
+            from (select) as always
+            left join customer_links link
+                on link.source = $1
+                and link.shop_customer_id = $2
             "#,
-            source.as_str(),
-            customer.as_str(),
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
         )
-        .fetch_optional(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
-        Ok(link.map(|row| Link { flexportal_id: row.flexportal_id, acknowledged: row.acknowledged.0 }))
+        let link = row.flexportal_id.zip(row.acknowledged);
+        let link = link.map(|(flexportal_id, known)| Link { flexportal_id, acknowledged: known.0 });
+        Ok((link, row.has_failed))
+    }
+
+    /// The newest failed events of a customer.
+    async fn failed_events(&self, claimed: &ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            select
+                d.id as "id: EventId",
+                d.topic,
+                d.payload::text as "payload!",
+                d.occurred_at,
+                d.received_at,
+                s.attempts,
+                s.forgiven_attempts
+            from event_states s
+            join deliveries d on d.id = s.event_id
+            where s.source = $1
+              and s.shop_customer_id = $2
+              and s.status = 'failed'
+            order by d.id desc
+            limit $3
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            MAX_FAILED,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| WaitingEvent {
+                id: row.id,
+                topic: row.topic,
+                payload: row.payload,
+                occurred_at: row.occurred_at,
+                received_at: row.received_at,
+                attempts: count(row.attempts),
+                forgiven_attempts: count(row.forgiven_attempts),
+            })
+            .collect())
+    }
+
+    /// The waiting events of a claimed customer by their ids alone, for one that cannot be read in full.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            select d.id as "id: EventId", coalesce(s.attempts, 0) as "attempts!"
+            from waiting_customers waiting
+            join deliveries d
+                on d.source = waiting.source
+                and d.shop_customer_id = waiting.shop_customer_id
+                and d.id >= waiting.first_event_id
+            left join event_states s on s.event_id = d.id
+            where waiting.source = $1
+              and waiting.shop_customer_id = $2
+              and d.concerns = 'customer'
+              and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
+            order by d.id
+            limit $3
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            MAX_EVENTS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.id, count(row.attempts))).collect())
     }
 
     /// The newest e-mail that any delivery of a shop's customer gave.
@@ -311,6 +461,10 @@ impl Outbox {
         .await?;
         Ok(email)
     }
+}
+
+fn count(attempts: i32) -> u32 {
+    u32::try_from(attempts).unwrap_or(0)
 }
 
 impl ClaimedCustomer {

@@ -14,12 +14,24 @@ use crate::flexportal::Operation;
 pub struct Settlement {
     /// What became of each event that got a word.
     pub results: Vec<EventResult>,
+    /// Failed events that something newer has spoken for, and which event that was.
+    pub overtaken: Vec<(EventId, EventId)>,
     /// The requests that were made.
     pub attempts: Vec<Attempt>,
     /// What is now known of the link.
     pub link: LinkChange,
     /// When the customer is looked at again.
     pub next: Next,
+    /// For how long a request that timed out may still arrive: nobody claims the customer before.
+    pub rest: Option<Duration>,
+}
+
+impl Settlement {
+    /// Nothing came of it.
+    #[must_use]
+    pub fn nothing(next: Next) -> Self {
+        Self { results: vec![], overtaken: vec![], attempts: vec![], link: LinkChange::Keep, next, rest: None }
+    }
 }
 
 /// What became of one event.
@@ -130,8 +142,10 @@ pub enum LinkChange {
 pub enum Next {
     /// Not before something new arrives.
     Done,
-    /// After this time, or when something new arrives.
-    In(Duration),
+    /// As before: it is given back, and keeps its place in the line.
+    AsBefore,
+    /// After this time, behind live changes; or when something new arrives, as one.
+    RetryIn(Duration),
 }
 
 /// Whether the results counted.
@@ -152,11 +166,12 @@ impl Outbox {
     /// [`StoreError`]; then nothing was written and the lease runs out by itself.
     pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let released = self.release(&mut transaction, claimed, settlement.next).await?;
+        let released = self.release(&mut transaction, claimed, settlement).await?;
         if released == Settled::LeaseLost {
             return Ok(released);
         }
-        write_results(&mut transaction, &settlement.results, self.clock.for_postgres()).await?;
+        write_results(&mut transaction, claimed, &settlement.results, self.clock.for_postgres()).await?;
+        close_overtaken(&mut transaction, &settlement.overtaken, self.clock.for_postgres()).await?;
         write_attempts(&mut transaction, &settlement.attempts).await?;
         write_link(&mut transaction, claimed, &settlement.link).await?;
         transaction.commit().await?;
@@ -168,9 +183,9 @@ impl Outbox {
         &self,
         connection: &mut sqlx::PgConnection,
         claimed: &ClaimedCustomer,
-        next: Next,
+        settlement: &Settlement,
     ) -> Result<Settled, StoreError> {
-        if next == Next::Done && !claimed.has_more {
+        if settlement.next == Next::Done && settlement.rest.is_none() && !claimed.has_more {
             let deleted = sqlx::query!(
                 r#"
                 delete from waiting_customers
@@ -190,9 +205,9 @@ impl Outbox {
                 return Ok(Settled::Done);
             }
         }
-        let delay = match next {
-            Next::Done => Duration::ZERO,
-            Next::In(delay) => delay,
+        let delay = match settlement.next {
+            Next::Done | Next::AsBefore => None,
+            Next::RetryIn(delay) => Some(seconds(delay)),
         };
         let released = sqlx::query!(
             r#"
@@ -200,9 +215,14 @@ impl Outbox {
             set lease_id = null,
                 lease_expires_at = null,
                 attempts = 0,
+                rests_until = moment.now + make_interval(secs => $7),
                 due_at = moment.now + case
-                    when revision = $4 then make_interval(secs => $6)
-                    else interval '0'            -- something arrived since: at once
+                    when revision = $4 then make_interval(secs => greatest($6, $7, 0))
+                    else interval '0'            -- something arrived since: at once, or after its rest
+                end,
+                priority = case
+                    when revision = $4 and $6::float8 is not null then greatest(priority, 1::smallint)
+                    else priority                -- what arrived since has set it
                 end
             from (select coalesce($5::timestamptz, clock_timestamp()) as now) moment
             where source = $1
@@ -214,7 +234,8 @@ impl Outbox {
             claimed.lease_id(),
             claimed.revision,
             self.clock.for_postgres(),
-            seconds(delay),
+            delay,
+            settlement.rest.map(seconds),
         )
         .execute(connection)
         .await?;
@@ -224,6 +245,7 @@ impl Outbox {
 
 async fn write_results(
     connection: &mut sqlx::PgConnection,
+    claimed: &ClaimedCustomer,
     results: &[EventResult],
     now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
@@ -246,14 +268,17 @@ async fn write_results(
         r#"
         insert into event_states as state (
             event_id, status, attempts, last_http_status, last_error_code, last_error,
-            warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at
+            warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at,
+            source, shop_customer_id
         )
         select
             event_id, status, attempts, http_status, error_code, error,
             array(select jsonb_array_elements_text(warnings)), flexportal_customer_id, superseded_by, attempted_as,
             -- faults while a customer was unknown say nothing of its change
             case when status = 'unmatched' then attempts else 0 end,
-            case when is_final then coalesce($12::timestamptz, clock_timestamp()) end
+            case when is_final then coalesce($12::timestamptz, clock_timestamp()) end,
+            case when status = 'failed' then $13 end,
+            case when status = 'failed' then $14 end
         from unnest(
             $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
             $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[]
@@ -272,7 +297,9 @@ async fn write_results(
             superseded_by = excluded.superseded_by,
             attempted_as = coalesce(excluded.attempted_as, state.attempted_as),
             forgiven_attempts = greatest(excluded.forgiven_attempts, state.forgiven_attempts),
-            finished_at = excluded.finished_at
+            finished_at = excluded.finished_at,
+            source = excluded.source,
+            shop_customer_id = excluded.shop_customer_id
         where state.finished_at is null          -- closed by a person meanwhile: that stands
         "#,
         &ids,
@@ -286,6 +313,38 @@ async fn write_results(
         &superseded as _,
         &attempted as _,
         &finals,
+        now,
+        claimed.source.as_str(),
+        claimed.customer.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Closes failed events that something newer has spoken for; their last error stays, to be read.
+async fn close_overtaken(
+    connection: &mut sqlx::PgConnection,
+    overtaken: &[(EventId, EventId)],
+    now: Option<DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    if overtaken.is_empty() {
+        return Ok(());
+    }
+    let events: Vec<_> = overtaken.iter().map(|(event, _)| event.0).collect();
+    let successors: Vec<_> = overtaken.iter().map(|(_, successor)| successor.0).collect();
+    sqlx::query!(
+        r#"
+        update event_states state
+        set status = 'superseded',
+            superseded_by = newer.successor,
+            finished_at = coalesce($3::timestamptz, clock_timestamp())
+        from unnest($1::uuid[], $2::uuid[]) as newer (event_id, successor)
+        where state.event_id = newer.event_id
+          and state.status = 'failed'            -- unless a person set it back or closed it meanwhile
+        "#,
+        &events,
+        &successors,
         now,
     )
     .execute(connection)

@@ -95,6 +95,7 @@ impl Outbox {
                 order by stored.source, stored.shop_customer_id          -- locks in one order, as above
                 on conflict (source, shop_customer_id) do update
                 set target = excluded.target,
+                    priority = 0,
                     due_at = least(waiting.due_at, excluded.due_at),     -- what waits for a retry goes out with it
                     first_event_id = least(waiting.first_event_id, excluded.first_event_id),
                     revision = waiting.revision + 1

@@ -3,7 +3,7 @@
 //! Requests have places on a line of time, evenly spaced; `budget_used_until` is the end of the last place
 //! taken. A place may be used a burst early. With a burst of a tenth of the limit and the rest spread over the
 //! minute, no 60 seconds see more than the limit, restarts and replicas included (the generic cell rate
-//! algorithm).
+//! algorithm). FlexPortal counts arrivals, not places: what lies between is what [`SLACK`] is for.
 
 use std::time::Duration;
 
@@ -38,9 +38,17 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// After this, leave is void: the places it stands for have passed, and FlexPortal counts by its own clock.
+    pub const GOOD_FOR: Duration = Duration::from_millis(250);
+
     /// No leave was asked for.
-    pub const NONE: Self =
-        Self { requests: 0, is_probe: false, is_held: false, wait: None, used_until: DateTime::UNIX_EPOCH };
+    pub const NONE: Self = Self::free(0);
+
+    /// Leave that nobody counts.
+    #[must_use]
+    pub const fn free(requests: u32) -> Self {
+        Self { requests, is_probe: false, is_held: false, wait: None, used_until: DateTime::UNIX_EPOCH }
+    }
 }
 
 /// Why a target is held.
@@ -50,6 +58,8 @@ pub enum HoldReason {
     RateLimited,
     /// 401 or 403: probed until somebody mends the credentials.
     Refused,
+    /// It failed one customer after the other: probed until it works again.
+    Failing,
 }
 
 impl HoldReason {
@@ -57,12 +67,18 @@ impl HoldReason {
         match self {
             Self::RateLimited => "rate_limited",
             Self::Refused => "refused",
+            Self::Failing => "failing",
         }
     }
 }
 
-/// Between two probes of a target that refuses our credentials.
+/// Between two probes of a target that refuses our credentials, or fails.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// One request may take this much longer than another from its place in the budget to FlexPortal, and no 60 seconds
+/// there see more than the limit. Leave not used within half of it is void ([`Grant::GOOD_FOR`]); the other half is
+/// the network's.
+const SLACK: Duration = Duration::from_millis(500);
 
 impl Budget {
     /// A tenth of the limit at once, the rest evenly spaced; `None` for no limit.
@@ -72,9 +88,8 @@ impl Budget {
             return None;
         }
         let burst = (limit / 10).max(1);
-        // A limit of 1 has no room for a burst beside it: the whole minute between two requests.
-        let spread = (limit - burst).max(1);
-        let spacing = Duration::from_mins(1).div_f64(f64::from(spread));
+        // A burst and then `limit - burst` more: the next place lies just outside of a minute and its slack.
+        let spacing = (Duration::from_mins(1) + SLACK).div_f64(f64::from(limit - burst + 1));
         Some(Self { spacing, early: spacing * (burst - 1) })
     }
 }
@@ -145,7 +160,7 @@ impl Outbox {
                     name,
                     moment.now,
                     coalesce(held_until > moment.now, false) as is_held,
-                    coalesce(held_until <= moment.now and hold_reason = 'refused', false) as is_probe,
+                    coalesce(held_until <= moment.now and hold_reason in ('refused', 'failing'), false) as is_probe,
                     held_until,
                     greatest(budget_used_until, moment.now) as used_until
                 from targets, (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
@@ -222,7 +237,7 @@ impl Outbox {
         grant: &Grant,
         requests: u32,
     ) -> Result<(), StoreError> {
-        if requests == 0 {
+        if requests == 0 || (budget.is_none() && !grant.is_probe) {
             return Ok(());
         }
         sqlx::query!(
@@ -233,7 +248,7 @@ impl Outbox {
                     greatest($3::timestamptz - moment.now, interval '0')
                 ),
                 -- a probe that asked nothing leaves the question open: the next may come at once
-                held_until = case when $5 and hold_reason = 'refused' then moment.now else held_until end
+                held_until = case when $5 and hold_reason <> 'rate_limited' then moment.now else held_until end
             from (select coalesce($4::timestamptz, clock_timestamp()) as now) moment
             where name = $1
             "#,
@@ -257,7 +272,7 @@ impl Outbox {
             r#"
             update targets
             set held_until = greatest(held_until, coalesce($4::timestamptz, clock_timestamp()) + make_interval(secs => $3)),
-                -- credentials outweigh a rate limit: that pause ends by a probe
+                -- refused credentials outweigh the rest: that pause ends by a probe that is let in
                 hold_reason = case when hold_reason = 'refused' then hold_reason else $2 end
             where name = $1
             "#,
@@ -271,13 +286,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Ends a pause for refused credentials: they were taken.
+    /// Ends a pause that a probe was to end: it got through.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
         sqlx::query!(
-            "update targets set held_until = null, hold_reason = null where name = $1 and hold_reason = 'refused'",
+            "update targets set held_until = null, hold_reason = null where name = $1 and hold_reason <> 'rate_limited'",
             target.as_str(),
         )
         .execute(&self.pool)
@@ -293,9 +308,22 @@ mod tests {
     #[test]
     fn a_tenth_comes_at_once_and_the_rest_evenly() {
         let budget = Budget::per_minute(100).expect("limited");
-        assert_eq!(budget.spacing, Duration::from_mins(1).div_f64(90.0));
         assert_eq!(budget.early, budget.spacing * 9);
         assert_eq!(Budget::per_minute(0), None);
-        assert_eq!(Budget::per_minute(1).expect("limited").spacing, Duration::from_mins(1));
+    }
+
+    #[test]
+    fn no_minute_and_its_slack_hold_more_than_the_limit_and_nine_tenths_of_it_are_usable() {
+        for limit in [1, 2, 5, 9, 10, 11, 99, 100, 101, 600, 6_000, 100_000] {
+            let budget = Budget::per_minute(limit).expect("limited");
+            let burst = (limit / 10).max(1);
+            // From the burst on; what is sent later has fewer places before it.
+            let place = |n: u32| (budget.spacing * n).saturating_sub(budget.early);
+            let beyond = place(limit);
+            assert!(beyond + Duration::from_millis(1) > Duration::from_mins(1) + SLACK, "{limit}: {beyond:?}");
+            assert_eq!(place(burst - 1), Duration::ZERO, "{limit}");
+            let ten_minutes = f64::from(burst) + 600.0 / budget.spacing.as_secs_f64();
+            assert!(ten_minutes >= 0.9 * 10.0 * f64::from(limit), "{limit}: {ten_minutes}");
+        }
     }
 }

@@ -18,17 +18,22 @@ pub enum Verdict {
     HoldTarget(Duration),
     /// Once more, after this time.
     RetryIn(Duration),
+    /// A pause is not over yet; costs no attempt, and the next probe is another customer's.
+    StayPaused,
 }
 
 /// Decides, from what happened and the number of the attempt (the first is 1); `roll` is uniform in `[0, 1)`.
+///
+/// `is_probe` tells the request that was to find out whether a pause is over: it failing again is the target's fault.
 #[must_use]
-pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll: f64) -> Verdict {
+pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll: f64, is_probe: bool) -> Verdict {
     use FlexportalError as E;
     match error {
         E::Refused { .. } => Verdict::Fail,
         E::CustomerNotFound => Verdict::LookUpAgain,
         E::Unauthorized { .. } => Verdict::PauseTarget,
         E::RateLimited { retry_after } => Verdict::HoldTarget(*retry_after),
+        E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) if is_probe => Verdict::StayPaused,
         E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) => match policy.delay(attempt, roll) {
             Some(delay) => Verdict::RetryIn(delay),
             None => Verdict::Fail,
@@ -36,9 +41,9 @@ pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll:
     }
 }
 
-/// Whether an outcome shows that FlexPortal takes our credentials.
+/// Whether the outcome of a probe ends the pause it was to probe.
 #[must_use]
-pub fn shows_valid_credentials<T>(outcome: &Result<T, FlexportalError>) -> bool {
+pub fn ends_pause<T>(outcome: &Result<T, FlexportalError>) -> bool {
     use FlexportalError as E;
     match outcome {
         Ok(_) | Err(E::Refused { .. } | E::CustomerNotFound | E::RateLimited { .. }) => true,
@@ -53,7 +58,7 @@ mod tests {
     #[test]
     fn each_class_of_outcome_has_its_verdict() {
         let policy = RetryPolicy::default();
-        let verdict = |error, attempt| decide(&error, attempt, &policy, 0.5);
+        let verdict = |error, attempt| decide(&error, attempt, &policy, 0.5, false);
         let unavailable = || FlexportalError::Unavailable { code: None, what: "503".to_owned() };
         assert_eq!(verdict(FlexportalError::Refused { code: None, message: String::new() }, 1), Verdict::Fail);
         assert_eq!(verdict(FlexportalError::CustomerNotFound, 1), Verdict::LookUpAgain);
@@ -63,5 +68,6 @@ mod tests {
         assert_eq!(verdict(unavailable(), 3), Verdict::RetryIn(Duration::from_secs(2)));
         assert_eq!(verdict(FlexportalError::TimedOut, 1), Verdict::RetryIn(Duration::from_millis(500)));
         assert_eq!(verdict(unavailable(), 12), Verdict::Fail);
+        assert_eq!(decide(&unavailable(), 12, &policy, 0.5, true), Verdict::StayPaused);
     }
 }

@@ -113,6 +113,22 @@ fn successor(event: &ReadEvent, fields: &BTreeMap<Field, Spoken>, acknowledged: 
     newest.max().map(|moment| moment.1)
 }
 
+/// Failed events with nothing left to say: for every word of theirs something newer was said, by an event that
+/// waits or one that was settled. With each the newest of those that spoke instead.
+#[must_use]
+pub fn overtaken(failed: &[ReadEvent], folded: &Folded, acknowledged: &Acknowledged) -> Vec<(EventId, EventId)> {
+    let is_old = |event: &ReadEvent, field: &Field| {
+        let moment = (event.occurred_at, event.id);
+        folded.fields.get(field).is_some_and(|spoken| spoken.moment > moment)
+            || acknowledged.0.get(field).is_some_and(|settled| (settled.at, settled.event) > moment)
+    };
+    failed
+        .iter()
+        .filter(|event| event.event.says.keys().all(|field| is_old(event, field)))
+        .filter_map(|event| Some((event.id, successor(event, &folded.fields, acknowledged)?)))
+        .collect()
+}
+
 /// The e-mail to look the customer up by: the newest that a waiting event gives.
 #[must_use]
 pub fn newest_email(events: &[ReadEvent]) -> Option<&str> {
@@ -204,6 +220,18 @@ mod tests {
 
         let nothing_left = fold(&[event(7, 1, &[(PHONE, Some("old"))])], &acknowledged(PHONE, 3, 5));
         assert_eq!((nothing_left.head, nothing_left.superseded), (None, vec![(id(7), id(3))]));
+    }
+
+    #[test]
+    fn a_failed_event_is_overtaken_once_all_its_words_are() {
+        let failed = [event(1, 1, &[(PHONE, Some("bad")), (COMPANY, Some("c"))])];
+        let of = |waiting: &[ReadEvent], known: &Acknowledged| overtaken(&failed, &fold(waiting, known), known);
+        let none = Acknowledged::default();
+        assert_eq!(of(&[event(2, 2, &[(PHONE, Some("good"))])], &none), []);
+        assert_eq!(of(&[event(2, 2, &[(PHONE, Some("good")), (COMPANY, None)])], &none), [(id(1), id(2))]);
+        assert_eq!(of(&[event(2, 2, &[(PHONE, None)])], &acknowledged(COMPANY, 3, 5)), [(id(1), id(3))]);
+        assert_eq!(of(&[event(2, 0, &[(PHONE, None), (COMPANY, None)])], &none), [], "older by the shop's time");
+        assert_eq!(overtaken(&[event(1, 1, &[])], &fold(&[], &none), &none), [], "nobody spoke instead");
     }
 
     #[test]

@@ -1,42 +1,21 @@
-//! The requests of one customer's sync: each within the budget and the claim, and each on record.
+//! The requests of one customer's sync: each within the budget and the claim.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Breaker;
 use super::translate::Wishes;
-use super::{Identified, decide, hold_for, recorded};
+use super::{Interrupted, World, decide, hold_for};
 use crate::domain::{EventId, TargetName};
-use crate::flexportal::{Client, Exchange, FlexportalError, Found, Operation, UpdateCustomer, Updated};
-use crate::outbox::{Attempt, Budget, ClaimedCustomer, Grant, LEASE, Outbox, StoreError, WaitingEvent, timely};
+use crate::flexportal::{Client, Exchange, Found, UpdateCustomer, Updated};
+use crate::outbox::{Budget, ClaimedCustomer, Grant, HoldReason, LEASE, Outbox, PROBE_INTERVAL, StoreError, timely};
 
-/// Between the end of a request that ran into its time limit and the end of the lease.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// While it waits for the budget, a claim is renewed this often.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
-
-/// Why a sync stops half-way.
-#[derive(Debug)]
-pub(super) enum Interrupted {
-    /// The lease had ended: another worker has the customer now.
-    ClaimLost,
-    /// The database is away.
-    Store(StoreError),
-    /// The target is held or the service is leaving; a customer found meanwhile is kept as link.
-    NotNow { who: Option<Identified> },
-}
-
-impl Interrupted {
-    /// Whom the sync had found by then.
-    pub(super) fn knowing(self, who: &Identified) -> Self {
-        match self {
-            Self::NotNow { .. } => Self::NotNow { who: Some(who.clone()) },
-            Self::ClaimLost | Self::Store(_) => self,
-        }
-    }
-}
 
 /// A target, as far as requests to it go.
 #[derive(Debug)]
@@ -45,6 +24,21 @@ pub(crate) struct TargetLine {
     pub(crate) client: Client,
     pub(crate) budget: Option<Budget>,
     pub(crate) wishes: Wishes,
+    pub(crate) mood: Mutex<Mood>,
+}
+
+/// What this process has seen of a target lately.
+#[derive(Debug, Default)]
+pub(crate) struct Mood {
+    breaker: Breaker,
+    /// When it was last held: leave from before is void.
+    held_at: Option<Instant>,
+}
+
+impl TargetLine {
+    fn mood(&self) -> std::sync::MutexGuard<'_, Mood> {
+        self.mood.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How far the worker is on its way out.
@@ -61,132 +55,80 @@ pub(crate) struct Requests<'a> {
     outbox: &'a Outbox,
     target: &'a TargetLine,
     claimed: ClaimedCustomer,
-    /// Leave that came with the claim.
-    granted: u32,
+    /// Leave for the next request, and a moment before it was given.
+    grant: Option<(Grant, Instant)>,
     is_probe: bool,
     /// Before the claim was made or renewed: the lease ends no earlier than this plus its length.
     renewed_at: Instant,
     leaving: Leaving,
-    /// The events that were read for this sync.
-    read: Vec<(EventId, u32)>,
-    head: Option<(EventId, u32)>,
-    log: Vec<Attempt>,
+    has_begun: bool,
 }
 
 impl<'a> Requests<'a> {
-    /// `grant` came with the claim and stands for one request; `claimed_at` is a moment before the claim.
+    /// `grant` came with the claim and stands for one request; `granted_at` and `claimed_at` are moments before.
     pub(crate) fn new(
         outbox: &'a Outbox,
         target: &'a TargetLine,
         claimed: ClaimedCustomer,
-        grant: Grant,
+        (grant, granted_at): (Grant, Instant),
         claimed_at: Instant,
         leaving: Leaving,
     ) -> Self {
-        Self {
-            outbox,
-            target,
-            claimed,
-            granted: 1,
-            is_probe: grant.is_probe,
-            renewed_at: claimed_at,
-            leaving,
-            read: vec![],
-            head: None,
-            log: vec![],
-        }
-    }
-
-    /// Which events this sync is about.
-    pub(super) fn started_on(&mut self, events: &[WaitingEvent]) {
-        self.read = events.iter().map(|event| (event.id, event.attempts)).collect();
-    }
-
-    /// The events this sync was about, with their attempts before it.
-    pub(super) fn read(&self) -> &[(EventId, u32)] {
-        &self.read
-    }
-
-    pub(super) fn wishes(&self) -> Wishes {
-        self.target.wishes
-    }
-
-    pub(super) fn now(&self) -> DateTime<Utc> {
-        self.outbox.clock().now()
-    }
-
-    /// Which event and which of its attempts the requests are recorded under.
-    pub(super) fn are_for(&mut self, head: EventId, attempt: u32) {
-        self.head = Some((head, attempt));
-    }
-
-    pub(super) fn take_log(&mut self) -> Vec<Attempt> {
-        std::mem::take(&mut self.log)
-    }
-
-    pub(super) fn last_status(&self) -> Option<u16> {
-        self.log.last().and_then(|attempt| attempt.http_status)
+        let is_probe = grant.is_probe;
+        let grant = Some((grant, granted_at));
+        Self { outbox, target, claimed, grant, is_probe, renewed_at: claimed_at, leaving, has_begun: false }
     }
 
     /// Leave that was not used, to be given back.
-    pub(crate) fn unused(&self) -> u32 {
-        self.granted
-    }
-
-    pub(super) async fn update_customer(
-        &mut self,
-        head: EventId,
-        update: &UpdateCustomer,
-    ) -> Result<Result<Updated, FlexportalError>, Interrupted> {
-        self.permission().await?;
-        // Strings and structs of strings always serialise.
-        let body = serde_json::to_string(update).unwrap_or_default();
-        let key = idempotency_key(head, &body);
-        let exchange = self.target.client.update_customer(update, body, &key).await;
-        Ok(self.after(exchange).await)
-    }
-
-    pub(super) async fn find_by_email(
-        &mut self,
-        email: &str,
-        inactive: bool,
-    ) -> Result<Result<Vec<Found>, FlexportalError>, Interrupted> {
-        self.permission().await?;
-        let exchange = self.target.client.find_by_email(email, inactive).await;
-        Ok(self.after(exchange).await)
+    pub(crate) fn unused(&mut self) -> Option<Grant> {
+        self.grant.take().map(|(grant, _)| grant)
     }
 
     /// Waits for the budget, then makes sure that the claim outlasts the longest request.
     async fn permission(&mut self) -> Result<(), Interrupted> {
-        let not_now = || Interrupted::NotNow { who: None };
-        if self.leaving.last_call.is_cancelled() && !self.log.is_empty() {
+        if self.leaving.last_call.is_cancelled() && self.has_begun {
             // A sync of several slow requests does not keep the service from leaving in time.
-            return Err(not_now());
-        }
-        while self.granted == 0 {
-            let taking = timely(self.outbox.take_budget(&self.target.name, self.target.budget, 1));
-            let grant = taking.await.map_err(Interrupted::Store)?;
-            self.is_probe |= grant.is_probe;
-            if grant.is_held {
-                return Err(not_now());
-            }
-            self.granted += grant.requests;
-            if grant.requests == 0 {
-                let nap = grant.wait.unwrap_or_default().min(LONGEST_NAP);
-                tokio::select! {
-                    () = tokio::time::sleep(nap) => {}
-                    () = self.leaving.asked.cancelled() => return Err(not_now()),
-                }
-                self.keep_claim().await?;
-            }
+            return Err(Interrupted::NotNow);
         }
         self.keep_claim().await?;
-        self.granted -= 1;
+        while !self.has_leave().await {
+            let asked_at = Instant::now();
+            let taking = timely(self.outbox.take_budget(&self.target.name, self.target.budget, 1));
+            let grant = taking.await.map_err(Interrupted::Store)?;
+            self.is_probe = grant.is_probe;
+            if grant.is_held {
+                return Err(Interrupted::NotNow);
+            }
+            if grant.requests > 0 {
+                // Just given: it counts, however slow the database was.
+                self.grant = Some((grant, asked_at));
+                break;
+            }
+            let nap = grant.wait.unwrap_or_default().min(LONGEST_NAP);
+            tokio::select! {
+                () = tokio::time::sleep(nap) => {}
+                () = self.leaving.asked.cancelled() => return Err(Interrupted::NotNow),
+            }
+            self.keep_claim().await?;
+        }
+        self.grant = None;
+        self.has_begun = true;
         Ok(())
     }
 
+    /// Whether there is leave that still counts; what does not is given back.
+    async fn has_leave(&mut self) -> bool {
+        let Some((grant, granted_at)) = self.grant else { return false };
+        let is_late = self.target.budget.is_some() && granted_at.elapsed() > Grant::GOOD_FOR;
+        if is_late || self.target.mood().held_at.is_some_and(|held_at| held_at > granted_at) {
+            self.grant = None;
+            noted(timely(self.outbox.give_back(&self.target.name, self.target.budget, &grant, 1)).await);
+        }
+        self.grant.is_some()
+    }
+
     async fn keep_claim(&mut self) -> Result<(), Interrupted> {
-        let needed = self.target.client.timeout() + LEASE_MARGIN;
+        let needed = self.target.client.longest_under_way();
         if self.renewed_at.elapsed() + needed <= LEASE {
             return Ok(());
         }
@@ -198,25 +140,31 @@ impl<'a> Requests<'a> {
         Ok(())
     }
 
-    async fn after<T>(&mut self, exchange: Exchange<T>) -> Result<T, FlexportalError> {
-        if let Some((head, attempt)) = self.head {
-            self.log.push(recorded(&exchange, head, attempt));
-        }
+    async fn after<T>(&mut self, exchange: Exchange<T>) -> Exchange<T> {
         tracing::debug!(
             source = %self.claimed.source,
             target = %self.target.name,
             operation = exchange.operation.as_str(),
             http.status = exchange.http_status,
             duration_ms = u64::try_from(exchange.duration.as_millis()).unwrap_or(u64::MAX),
-            is_update = exchange.operation == Operation::UpdateCustomer,
             "asked FlexPortal"
         );
-        if self.is_probe && decide::shows_valid_credentials(&exchange.outcome) {
-            tracing::info!(target = %self.target.name, "FlexPortal takes the credentials again: the target is resumed");
+        if self.is_probe && decide::ends_pause(&exchange.outcome) {
+            tracing::info!(target = %self.target.name, "FlexPortal answers again: the target is resumed");
             self.is_probe = false;
             noted(timely(self.outbox.resume(&self.target.name)).await);
         }
-        if let Some((reason, wait)) = exchange.outcome.as_ref().err().and_then(hold_for) {
+        let hold = {
+            let mut mood = self.target.mood();
+            let opens = mood.breaker.hears(&self.claimed.source, &self.claimed.customer, &exchange.outcome);
+            let hold = exchange.outcome.as_ref().err().and_then(hold_for);
+            let hold = hold.or_else(|| opens.then_some((HoldReason::Failing, PROBE_INTERVAL)));
+            if hold.is_some() {
+                mood.held_at = Some(Instant::now());
+            }
+            hold
+        };
+        if let Some((reason, wait)) = hold {
             tracing::warn!(
                 target = %self.target.name,
                 reason = ?reason,
@@ -226,14 +174,53 @@ impl<'a> Requests<'a> {
             );
             noted(timely(self.outbox.hold(&self.target.name, reason, wait)).await);
         }
-        exchange.outcome
+        exchange
     }
 }
 
-/// A hold or its end that could not be written: the next request finds out again, and this one's outcome counts.
+impl World for Requests<'_> {
+    fn now(&self) -> DateTime<Utc> {
+        self.outbox.clock().now()
+    }
+
+    fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    fn longest_under_way(&self) -> Duration {
+        self.target.client.longest_under_way()
+    }
+
+    async fn last_known_email(&mut self) -> Result<Option<String>, Interrupted> {
+        let known = timely(self.outbox.last_known_email(&self.claimed.source, &self.claimed.customer)).await;
+        known.map_err(Interrupted::Store)
+    }
+
+    async fn find_by_email(&mut self, email: &str, inactive: bool) -> Result<Exchange<Vec<Found>>, Interrupted> {
+        self.permission().await?;
+        let exchange = self.target.client.find_by_email(email, inactive).await;
+        Ok(self.after(exchange).await)
+    }
+
+    async fn update_customer(
+        &mut self,
+        head: EventId,
+        update: &UpdateCustomer,
+    ) -> Result<Exchange<Updated>, Interrupted> {
+        self.permission().await?;
+        // Strings and structs of strings always serialise.
+        let body = serde_json::to_string(update).unwrap_or_default();
+        let key = idempotency_key(head, &body);
+        let exchange = self.target.client.update_customer(update, body, &key).await;
+        Ok(self.after(exchange).await)
+    }
+}
+
+/// A hold or its end, or leave given back, that could not be written: the next request finds out again, and this one's
+/// outcome counts.
 fn noted(written: Result<(), StoreError>) {
     if let Err(error) = written {
-        tracing::warn!(error = %error, "a hold could not be written");
+        tracing::warn!(error = %error, "a hold, its end, or unused leave could not be written");
     }
 }
 

@@ -6,12 +6,56 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::fold::{Folded, ReadEvent};
-use super::requests::Requests;
 use super::translate::{self, Translated};
-use super::{End, Identified, Rules};
+use super::{End, Identified, Record, Rules};
 use crate::domain::{Acknowledged, Acknowledgement, EventId, EventStatus, Field, FieldValue, Said, ValueHash};
 use crate::flexportal::{FlexportalError, Updated};
 use crate::outbox::{EventResult, LinkChange, Next, Settlement, WaitingEvent};
+use crate::shops::Rejection;
+
+/// The code of events that fail by a fault of ours.
+const INTERNAL: &str = "INTERNAL";
+
+/// An event that cannot be read, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    event: EventId,
+    code: &'static str,
+    reason: String,
+}
+
+impl Unreadable {
+    pub(super) fn rejected(event: EventId, rejection: &Rejection) -> Self {
+        Self { event, code: "UNREADABLE", reason: rejection.to_string() }
+    }
+
+    pub(super) fn panicked(event: EventId) -> Self {
+        Self { event, code: INTERNAL, reason: "flexportal-sync failed on this event: please report it".to_owned() }
+    }
+}
+
+/// The events of a sync that could not be carried through fail, each with its attempts and the reason; what was done
+/// stays on record.
+pub(super) fn failed_for(
+    events: impl Iterator<Item = (EventId, u32)>,
+    reason: &str,
+    Record { attempts, rest }: Record,
+) -> Settlement {
+    let results = events.map(|(event, attempts)| EventResult {
+        event,
+        status: EventStatus::Failed,
+        attempts,
+        http_status: None,
+        error_code: Some(INTERNAL.to_owned()),
+        error: Some(reason.to_owned()),
+        warnings: vec![],
+        flexportal_id: None,
+        superseded_by: None,
+        attempted_as: None,
+        is_final: true,
+    });
+    Settlement { results: results.collect(), attempts, rest, ..Settlement::nothing(Next::Done) }
+}
 
 /// What FlexPortal was sent.
 enum Sent {
@@ -36,15 +80,16 @@ impl Closing<'_> {
     pub(super) fn settlement(
         &self,
         end: Option<End>,
-        unreadable: Vec<(EventId, String)>,
+        unreadable: Vec<Unreadable>,
+        overtaken: Vec<(EventId, EventId)>,
         acknowledged: Acknowledged,
-        requests: &mut Requests<'_>,
+        record: Record,
     ) -> Settlement {
         let mut results = Vec::new();
-        for (event, error) in unreadable {
+        for Unreadable { event, code, reason } in unreadable {
             let mut result = self.result(event, EventStatus::Failed);
-            result.error_code = Some("UNREADABLE".to_owned());
-            result.error = Some(error);
+            result.error_code = Some(code.to_owned());
+            result.error = Some(reason);
             results.push(result);
         }
         for event in &self.folded.silent {
@@ -55,11 +100,13 @@ impl Closing<'_> {
             result.superseded_by = Some(*successor);
             results.push(result);
         }
-        let (Some(end), Some(head)) = (end, self.folded.head) else {
-            return Settlement { results, attempts: requests.take_log(), link: LinkChange::Keep, next: Next::Done };
+        let Record { attempts, rest } = record;
+        let last_status = attempts.last().and_then(|attempt| attempt.http_status);
+        let (link, next) = match (end, self.folded.head) {
+            (Some(end), Some(head)) => self.head_and_contributors(&mut results, head, end, acknowledged, last_status),
+            _ => (LinkChange::Keep, Next::Done),
         };
-        let (link, next) = self.head_and_contributors(&mut results, head, end, acknowledged, requests.last_status());
-        Settlement { results, attempts: requests.take_log(), link, next }
+        Settlement { results, overtaken, attempts, link, next, rest }
     }
 
     /// The head and the events whose words went out with it share its fate; once it is settled as sent, or as
@@ -103,7 +150,7 @@ impl Closing<'_> {
                 let next = if together.iter().all(is_over) {
                     Next::Done
                 } else {
-                    Next::In(self.rules.unmatched_retry_interval)
+                    Next::RetryIn(self.rules.unmatched_retry_interval)
                 };
                 (stale.map_or(LinkChange::Keep, |flexportal_id| LinkChange::Drop { flexportal_id }), next)
             }
@@ -121,13 +168,17 @@ impl Closing<'_> {
                         self.not_synced(*event, EventStatus::Pending, 1, http_status, &error, who.as_ref())
                     }),
                 );
-                (self.in_doubt(acknowledged, who, &error), Next::In(delay))
+                (self.in_doubt(acknowledged, who, &error), Next::RetryIn(delay))
             }
-            End::Later { error, who } => {
+            End::Later { error, who, delay } => {
                 results.extend(error.iter().flat_map(|error| together.iter().map(move |event| (event, error))).map(
                     |(event, error)| self.not_synced(*event, EventStatus::Pending, 0, http_status, error, who.as_ref()),
                 ));
-                (found(who), Next::In(Duration::ZERO))
+                let link = match &error {
+                    Some(error) => self.in_doubt(acknowledged, who, error),
+                    None => found(who),
+                };
+                (link, delay.map_or(Next::AsBefore, Next::RetryIn))
             }
         }
     }
@@ -136,7 +187,7 @@ impl Closing<'_> {
     /// the values that were in it.
     fn in_doubt(&self, mut acknowledged: Acknowledged, who: Option<Identified>, error: &FlexportalError) -> LinkChange {
         match who {
-            Some(who) if error.leaves_doubt() => {
+            Some(who) if error.is_outage() => {
                 acknowledged.doubt(self.translated.sent.keys());
                 LinkChange::Acknowledged {
                     flexportal_id: who.id,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::requests::{Leaving, Requests, TargetLine};
+use super::settlement::failed_for;
 use super::translate::Wishes;
-use super::{Rules, sync_customer};
+use super::{Interrupted, Record, Rules, sync_customer};
 use crate::config::{Config, ShopKind, Source};
 use crate::domain::{Clock, Dice, EventStatus, TargetName};
 use crate::flexportal::Client;
 use crate::outbox::{
-    Budget, ClaimedCustomer, EventResult, Grant, LEASE, LinkChange, Next, Outbox, Settled, Settlement, StoreError,
-    Wake, timely,
+    Budget, ClaimedCustomer, Grant, LEASE, Next, Outbox, Settled, Settlement, StoreError, Wake, timely,
 };
 use crate::shops::Shop;
 
@@ -26,6 +26,8 @@ use crate::shops::Shop;
 const POLL: Duration = Duration::from_secs(5);
 /// How long to wait after the database failed.
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
+/// Work of a source that is not configured (any more) is looked at again after this.
+const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
 /// Between two attempts to write a result down.
 const SETTLE_DELAY: Duration = Duration::from_millis(500);
 /// A sync that needs several requests may begin them for this long after SIGTERM.
@@ -73,6 +75,7 @@ impl Worker {
                 client: Client::new(target, clock.clone())?,
                 budget: Budget::per_minute(target.rate_limit_per_minute),
                 wishes: Wishes { country_format: target.country_format, send_email: target.send_email },
+                mood: Mutex::default(),
             }))
         });
         // A worker needs no webhook secrets: the sources that variables define at the intake are known to it, too.
@@ -112,7 +115,7 @@ impl Worker {
             let syncs = claims
                 .customers
                 .into_iter()
-                .map(|customer| self.sync(target, customer, claims.grant, claims.claimed_at));
+                .map(|customer| self.sync(target, customer, claims.leave, claims.claimed_at));
             futures_util::future::join_all(syncs).await;
         }
         Ok(if worked > 0 { StepOutcome::Worked(worked) } else { StepOutcome::Idle })
@@ -191,9 +194,9 @@ impl Worker {
         for customer in claims.customers {
             let place = room.split(1);
             let (worker, target) = (self.clone(), target.clone());
-            let (grant, claimed_at) = (claims.grant, claims.claimed_at);
+            let (leave, claimed_at) = (claims.leave, claims.claimed_at);
             tasks.spawn(async move {
-                worker.sync(&target, customer, grant, claimed_at).await;
+                worker.sync(&target, customer, leave, claimed_at).await;
                 drop(place);
             });
         }
@@ -201,11 +204,18 @@ impl Worker {
 
     /// Claims up to `room` customers, but no more than there is leave to make requests for.
     async fn claim(&self, target: &TargetLine, room: u32) -> Result<Claims, StoreError> {
-        let nothing = |wait| Claims { customers: vec![], grant: Grant::NONE, claimed_at: Instant::now(), wait };
-        if !timely(self.outbox.is_any_due(&target.name)).await? {
-            return Ok(nothing(None));
+        let granted_at = Instant::now();
+        let nothing =
+            |wait| Claims { customers: vec![], leave: (Grant::NONE, granted_at), claimed_at: granted_at, wait };
+        let look = timely(self.outbox.look(&target.name)).await?;
+        if !look.is_due || look.held_for.is_some() {
+            return Ok(nothing(look.held_for));
         }
-        let grant = timely(self.outbox.take_budget(&target.name, target.budget, room)).await?;
+        let grant = if target.budget.is_none() && !look.has_hold {
+            Grant::free(room)
+        } else {
+            timely(self.outbox.take_budget(&target.name, target.budget, room)).await?
+        };
         if grant.requests == 0 {
             return Ok(nothing(grant.wait));
         }
@@ -213,7 +223,7 @@ impl Worker {
         let claimed = timely(self.outbox.claim(&target.name, grant.requests)).await;
         let used = claimed.as_ref().map_or(0, |customers| u32::try_from(customers.len()).unwrap_or(u32::MAX));
         self.give_back(target, &grant, grant.requests.saturating_sub(used)).await;
-        Ok(Claims { customers: claimed?, grant, claimed_at, wait: None })
+        Ok(Claims { customers: claimed?, leave: (grant, granted_at), claimed_at, wait: None })
     }
 
     /// Leave that cannot be given back is lost for a while, and no more than that.
@@ -224,24 +234,29 @@ impl Worker {
     }
 
     /// Syncs one customer; whatever goes wrong stays with this customer.
-    async fn sync(&self, target: &TargetLine, mut claimed: ClaimedCustomer, grant: Grant, claimed_at: Instant) {
+    async fn sync(
+        &self,
+        target: &TargetLine,
+        mut claimed: ClaimedCustomer,
+        leave: (Grant, Instant),
+        claimed_at: Instant,
+    ) {
         let mut requests =
-            Requests::new(&self.outbox, target, claimed.clone(), grant, claimed_at, self.leaving.clone());
-        let syncing = sync_customer(&self.rules, &self.outbox, &mut requests, &mut claimed);
-        let settlement = match AssertUnwindSafe(syncing).catch_unwind().await {
-            Ok(Ok(Some(settlement))) => settlement,
-            Ok(Ok(None)) => return lease_lost(&claimed),
-            Ok(Err(error)) => {
+            Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, self.leaving.clone());
+        let settlement = self.settlement(target, &mut claimed, &mut requests).await;
+        if let Some(unused) = requests.unused() {
+            self.give_back(target, &unused, 1).await;
+        }
+        let settlement = match settlement {
+            Ok(settlement) => settlement,
+            Err(Interrupted::ClaimLost) => return lease_lost(&claimed),
+            Err(Interrupted::Store(error)) => {
                 tracing::warn!(error = %error, source = %claimed.source, "a customer waits for the database");
                 return;
             }
-            Err(_panic) => {
-                tracing::error!(source = %claimed.source, "syncing a customer panicked: its events fail");
-                poisoned(&mut requests)
-            }
+            Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
-        self.give_back(target, &grant, requests.unused()).await;
-        match self.settle(&claimed, &settlement, &requests, claimed_at).await {
+        match self.settle(&claimed, &settlement, claimed_at).await {
             Ok(Settled::Done) => report(&claimed, &target.name, &settlement),
             Ok(Settled::StillWaiting) => {
                 report(&claimed, &target.name, &settlement);
@@ -254,13 +269,45 @@ impl Worker {
         }
     }
 
+    /// Syncs a customer to what is to be written down; what cannot be carried through fails with the reason.
+    async fn settlement(
+        &self,
+        target: &TargetLine,
+        claimed: &mut ClaimedCustomer,
+        requests: &mut Requests<'_>,
+    ) -> Result<Settlement, Interrupted> {
+        let Some(shop) = self.rules.shops.get(&claimed.source) else {
+            tracing::warn!(source = %claimed.source, "events wait for a source that is not configured here");
+            return Ok(Settlement::nothing(Next::RetryIn(UNCONFIGURED_DELAY)));
+        };
+        let known = match timely(self.outbox.read(claimed)).await {
+            Ok(known) => known,
+            Err(StoreError::Inconsistent(what)) => {
+                let waiting = timely(self.outbox.waiting_ids(claimed)).await.map_err(Interrupted::Store)?;
+                let reason = format!("what the database holds of this customer cannot be read: {what}");
+                tracing::error!(source = %claimed.source, error = %what, "a customer cannot be read: its events fail");
+                return Ok(failed_for(waiting.into_iter(), &reason, Record::default()));
+            }
+            Err(error) => return Err(Interrupted::Store(error)),
+        };
+        let mut record = Record::default();
+        let syncing = sync_customer(&self.rules, shop, target.wishes, claimed, &known, requests, &mut record);
+        match AssertUnwindSafe(syncing).catch_unwind().await {
+            Ok(outcome) => outcome,
+            Err(_panic) => {
+                tracing::error!(source = %claimed.source, "syncing a customer panicked: its events fail");
+                let tried = known.waiting.iter().map(|event| (event.id, event.attempts + 1));
+                Ok(failed_for(tried, "flexportal-sync failed on this event: please report it", record))
+            }
+        }
+    }
+
     /// Writes a result down, trying for as long as the lease may hold: what FlexPortal answered is not to be lost
     /// to a hiccup.
     async fn settle(
         &self,
         claimed: &ClaimedCustomer,
         settlement: &Settlement,
-        requests: &Requests<'_>,
         claimed_at: Instant,
     ) -> Result<Settled, StoreError> {
         loop {
@@ -273,7 +320,10 @@ impl Worker {
                 Err(StoreError::Refused(error)) => {
                     // Something in it cannot be stored, and never will: the events fail without it.
                     tracing::error!(error = %error, source = %claimed.source, "a result was refused by the database");
-                    return timely(self.outbox.settle(claimed, &unsettleable(requests))).await;
+                    let events = settlement.results.iter().map(|result| (result.event, result.attempts));
+                    let record = Record { attempts: vec![], rest: settlement.rest };
+                    let unsettled = failed_for(events, "the database refuses the result: please report it", record);
+                    return timely(self.outbox.settle(claimed, &unsettled)).await;
                 }
                 result => return result,
             }
@@ -281,34 +331,12 @@ impl Worker {
     }
 }
 
-/// A panic fails the events that were being synced, with the reason, and nothing else.
-fn poisoned(requests: &mut Requests<'_>) -> Settlement {
-    let attempts = requests.take_log();
-    Settlement { attempts, ..unsettleable(requests) }
-}
-
-/// The events that were being synced fail by a fault of ours.
-fn unsettleable(requests: &Requests<'_>) -> Settlement {
-    let results = requests.read().iter().map(|(event, attempts)| EventResult {
-        event: *event,
-        status: EventStatus::Failed,
-        attempts: attempts + 1,
-        http_status: None,
-        error_code: Some("INTERNAL".to_owned()),
-        error: Some("flexportal-sync failed on this event: please report it".to_owned()),
-        warnings: vec![],
-        flexportal_id: None,
-        superseded_by: None,
-        attempted_as: None,
-        is_final: true,
-    });
-    Settlement { results: results.collect(), attempts: vec![], link: LinkChange::Keep, next: Next::Done }
-}
-
 /// Customers claimed together.
 struct Claims {
     customers: Vec<ClaimedCustomer>,
-    grant: Grant,
+    /// Leave for one request of each, and a moment before it was given.
+    leave: (Grant, Instant),
+    /// A moment before they were claimed.
     claimed_at: Instant,
     /// Where there is no leave: how long until there may be some.
     wait: Option<Duration>,

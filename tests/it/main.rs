@@ -5,6 +5,7 @@
 mod cli;
 mod container;
 mod crashes;
+mod delivery;
 mod hostile;
 mod intake;
 mod outbox;

@@ -376,6 +376,7 @@ async fn a_value_taken_back_after_a_request_of_unknown_fate_is_sent_again() {
     app.deliver(linked(1, 1, &json!({"phone": "2"}))).await;
     app.drain().await;
     assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("2"));
+    app.advance(Duration::from_secs(7));
     let back = app.sync(linked(1, 2, &json!({"phone": "1"}))).await;
     assert_eq!(back.status, "synced", "what was acknowledged before is in doubt");
     assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("1"));
@@ -394,14 +395,27 @@ async fn after_a_worker_died_nothing_is_unchanged() {
 }
 
 #[tokio::test]
-async fn more_events_than_are_read_at_once_are_worked_off_and_the_newest_wins() {
+async fn hundreds_of_waiting_events_are_one_change() {
     let app = App::start().await;
     for second in 0..450 {
         app.deliver(linked(1, second, &json!({"phone": second.to_string()}))).await;
     }
     app.drain().await;
     assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("449"));
-    assert_eq!(app.puts().len(), 3, "200 at a time");
+    assert_eq!(app.puts().len(), 1, "all that wait go out as one");
+    assert_eq!(app.count("select count(*) from outbox_events where status not in ('synced', 'superseded')").await, 0);
+}
+
+#[tokio::test]
+async fn more_than_is_read_at_once_is_worked_off_in_turns() {
+    let app = App::start().await;
+    for second in 0..12 {
+        let large = "x".repeat(900_000);
+        app.deliver(linked(1, second, &json!({"phone": second.to_string(), "unread": large}))).await;
+    }
+    app.drain().await;
+    assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("11"));
+    assert_eq!(app.puts().len(), 2, "eight megabytes at a time");
     assert_eq!(app.count("select count(*) from outbox_events where status not in ('synced', 'superseded')").await, 0);
 }
 

@@ -1,0 +1,274 @@
+//! What the promise rests on beside the single request: order over time, turns, pauses, and requests that may still
+//! arrive.
+
+use std::time::Duration;
+
+use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer};
+use flexportal_sync::sync::StepOutcome;
+use serde_json::json;
+
+use crate::support::App;
+use crate::support::shop::{generic, linked, shopify};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn what_was_mended_in_the_shop_closes_the_failed_event() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::status(422));
+    let failed = app.sync(shopify(1, 0, &json!({"phone": "bad"}))).await;
+    assert_eq!(failed.status, "failed");
+    let mended = app.deliver(shopify(1, 1, &json!({"phone": "+4930"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.event(mended).await.status, "synced");
+    assert_eq!(app.count("select count(*) from failed_syncs").await, 0);
+    let closed = "select count(*) from outbox_events where status = 'superseded' and last_http_status = 422";
+    assert_eq!(app.count(closed).await, 1, "and still tells what had happened");
+    assert_eq!(app.count("select count(*) from outbox_events where superseded_by is not null").await, 1);
+}
+
+#[tokio::test]
+async fn a_failed_event_with_a_word_left_stays_until_that_is_said_too() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::status(422));
+    let failed = app.deliver(linked(1, 0, &json!({"phone": "bad", "company": "C"}))).await.event_id();
+    app.drain().await;
+    app.sync(linked(1, 1, &json!({"phone": "+4930"}))).await;
+    assert_eq!(app.event(failed).await.status, "failed", "nobody has told FlexPortal the company");
+    let last = app.deliver(linked(1, 2, &json!({"company": "D"}))).await.event_id();
+    app.drain().await;
+    let closed = app.event(failed).await;
+    assert_eq!((closed.status.as_str(), closed.superseded_by), ("superseded", Some(last)));
+}
+
+#[tokio::test]
+async fn an_older_change_that_arrives_late_closes_nothing() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::status(422));
+    let failed = app.deliver(linked(1, 10, &json!({"phone": "bad"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.sync(linked(1, 5, &json!({"phone": "older"}))).await.status, "synced");
+    assert_eq!(app.event(failed).await.status, "failed");
+}
+
+#[tokio::test]
+async fn live_changes_go_before_retries_and_those_before_replays() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "10")], "").await;
+    let step = async || {
+        // One request at a time: a tenth of ten.
+        app.advance(Duration::from_secs(7));
+        assert_eq!(app.worker.step().await.expect("the database"), StepOutcome::Worked(1));
+    };
+    app.fake.fail_next_for("cus_1", 1, Failure::status(422));
+    app.fake.fail_next_for("cus_2", 1, Failure::status(503));
+    let replayed = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
+    step().await;
+    app.deliver(linked(2, 0, &json!({"phone": "2"}))).await;
+    step().await;
+    sqlx::query("select retry_sync($1)").bind(replayed).execute(&app.db.pool).await.expect("set back");
+    // It goes by Postgres' own clock, which is ahead of the one moved by hand, or behind it.
+    sqlx::query("update waiting_customers set due_at = '-infinity' where priority = 2")
+        .execute(&app.db.pool)
+        .await
+        .expect("due");
+    app.deliver(linked(3, 0, &json!({"phone": "3"}))).await;
+    app.fake.forget_requests();
+    for _ in 0..3 {
+        step().await;
+    }
+    let order: Vec<_> = app.puts().iter().map(|put| put["phone"].clone()).collect();
+    assert_eq!(order, ["3", "2", "1"]);
+}
+
+#[tokio::test]
+async fn a_newer_change_of_a_customer_that_waits_for_its_retry_is_live() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::status(503));
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.drain().await;
+    let priority = "select priority::bigint from waiting_customers";
+    assert_eq!(app.count(priority).await, 1);
+    app.deliver(linked(1, 1, &json!({"phone": "2"}))).await;
+    assert_eq!(app.count(priority).await, 0);
+    app.drain().await;
+    assert_eq!(app.puts().len(), 2);
+}
+
+#[tokio::test]
+async fn after_a_timeout_the_customer_rests_until_the_request_cannot_arrive_any_more() {
+    // Under way for twice the time limit and five seconds at the longest: 25 s after it was begun.
+    let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "100ms")], "").await;
+    app.fake.fail_next(1, Failure::Hang);
+    app.deliver(linked(1, 0, &json!({"phone": "old"}))).await;
+    app.drain().await;
+    let newer = app.deliver(linked(1, 1, &json!({"phone": "new"}))).await.event_id();
+    app.advance(Duration::from_secs(5));
+    assert_eq!(app.worker.step().await.expect("the database"), StepOutcome::Idle, "the newer one waits as well");
+    let event = app.event(newer).await;
+    assert_eq!(event.status, "pending");
+    assert!(event.next_attempt_at.expect("waits") > app.clock.now());
+    app.advance(SECOND);
+    app.drain().await;
+    assert_eq!(app.event(newer).await.status, "synced");
+    assert_eq!(app.puts().len(), 2);
+}
+
+#[tokio::test]
+async fn an_old_value_that_arrives_after_the_timeout_is_not_the_last_word() {
+    let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "200ms")], "").await;
+    app.fake.set_behaviour(Behaviour { latency_ms: 1_000, ..Behaviour::default() });
+    let running = running(&app);
+    app.deliver(linked(1, 0, &json!({"phone": "old"}))).await;
+    app.fake.wait_for_requests(1).await;
+    app.fake.set_behaviour(Behaviour::default());
+    app.deliver(linked(1, 1, &json!({"phone": "new"}))).await;
+    // FlexPortal takes its time with the old one, and by then nothing newer may have been sent.
+    let applied = async {
+        while app.fake.customer("cus_1").expect("there").phone.as_deref() != Some("old") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(20 * SECOND, applied).await.expect("it arrives late");
+    assert_eq!(app.puts().len(), 1);
+    app.advance(Duration::from_secs(6));
+    let second = tokio::time::timeout(20 * SECOND, app.fake.wait_for_requests(2));
+    second.await.expect("the newer one goes out by itself");
+    running.stop().await;
+    assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("new"));
+}
+
+/// The worker of an app in its own loop.
+struct RunningWorker(tokio_util::sync::CancellationToken, tokio::task::JoinHandle<()>);
+
+fn running(app: &App) -> RunningWorker {
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    RunningWorker(shutdown.clone(), tokio::spawn(app.worker.clone().run(shutdown)))
+}
+
+impl RunningWorker {
+    async fn stop(self) {
+        self.0.cancel();
+        self.1.await.expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn many_failures_in_a_row_pause_the_target_and_one_probe_ends_it() {
+    let app = App::start().await;
+    app.fake.set_behaviour(Behaviour { error_rate: 1.0, error_status: 503, ..Behaviour::default() });
+    for n in 1..=20 {
+        app.deliver(linked(n, 0, &json!({"phone": n.to_string()}))).await;
+    }
+    app.drain().await;
+    let sent = app.puts().len();
+    assert!((10..=16).contains(&sent), "{sent}: ten in a row, and what was in flight beside them");
+    assert_eq!(app.count("select count(*) from sync_backlog where hold_reason = 'failing'").await, 1);
+
+    let attempts = app.count("select sum(attempts) from outbox_events").await;
+    app.advance(Duration::from_secs(30));
+    app.drain().await;
+    assert_eq!(app.puts().len(), sent + 1, "one probe");
+    assert_eq!(app.count("select sum(attempts) from outbox_events").await, attempts, "which costs no attempt");
+    let probed = app.puts().pop().expect("a put")["customerId"].clone();
+
+    app.fake.set_behaviour(Behaviour::default());
+    app.advance(Duration::from_secs(30));
+    app.drain().await;
+    let second = app.puts()[sent + 1]["customerId"].clone();
+    assert_ne!(probed, second, "another customer's turn: what if the first was the one at fault?");
+    assert_eq!(app.count("select count(*) from targets where hold_reason is not null").await, 0);
+    app.advance(Duration::from_secs(60));
+    app.drain().await;
+    assert_eq!(app.count("select count(*) from outbox_events where status <> 'synced'").await, 0);
+}
+
+#[tokio::test]
+async fn one_customer_that_always_fails_does_not_stop_the_others() {
+    let app = App::start_with(&[("RETRY_MAX_ATTEMPTS", "30")], "").await;
+    app.fake.fail_next_for("cus_1", 30, Failure::status(500));
+    let poison = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
+    for _ in 0..15 {
+        app.drain().await;
+        app.advance(Duration::from_hours(1));
+    }
+    assert_eq!(app.event(poison).await.attempts, 15);
+    assert_eq!(app.sync(linked(2, 0, &json!({"phone": "2"}))).await.status, "synced");
+}
+
+#[tokio::test]
+async fn what_is_held_is_not_sent_by_those_who_had_leave_before() {
+    let app = App::start().await;
+    // All eight are claimed together; the first answer holds the target while the others still look customers up.
+    let limited = Failure::Status { status: 429, code: "RATE_LIMITED".into(), retry_after: Some("60".into()) };
+    app.fake.fail_next(8, limited);
+    for n in 1..=8 {
+        app.deliver(shopify(n, 0, &json!({}))).await;
+    }
+    app.drain().await;
+    assert!(app.fake.requests().len() <= 8);
+    assert_eq!(app.count("select sum(attempts) from outbox_events").await, 0);
+    app.fake.forget_requests();
+    app.advance(Duration::from_secs(59));
+    app.drain().await;
+    assert!(app.fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_limit_the_budget_is_not_even_looked_at() {
+    let app = App::start().await;
+    let row = "select xmin::text::bigint from targets where name = 'default'";
+    let before = app.count(row).await;
+    for n in 1..=5 {
+        app.sync(linked(n, 0, &json!({"phone": "1"}))).await;
+    }
+    assert_eq!(app.count(row).await, before, "the row is as it was, and was not locked");
+    assert_eq!(app.count("select xmax::text::bigint from targets where name = 'default'").await, 0);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_fails_alone() {
+    let app = App::start().await;
+    let bad = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
+    let good = app.deliver(linked(1, 1, &json!({"company": "C"}))).await.event_id();
+    sqlx::query("update deliveries set payload = '[]' where id = $1")
+        .bind(bad)
+        .execute(&app.db.pool)
+        .await
+        .expect("spoilt");
+    app.drain().await;
+    assert_eq!(app.event(good).await.status, "synced");
+    let event = app.event(bad).await;
+    assert_eq!((event.status.as_str(), event.error_code.as_deref()), ("failed", Some("UNREADABLE")));
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_can_have_written_fails_its_customer_and_nobody_else() {
+    let app = App::start().await;
+    app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    sqlx::query(r#"update customer_links set acknowledged = '{"nonsense": 1}'"#)
+        .execute(&app.db.pool)
+        .await
+        .expect("spoilt");
+    let spoilt = app.deliver(linked(1, 1, &json!({"phone": "2"}))).await.event_id();
+    let other = app.deliver(linked(2, 0, &json!({"phone": "2"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.event(other).await.status, "synced");
+    let event = app.event(spoilt).await;
+    assert_eq!((event.status.as_str(), event.error_code.as_deref()), ("failed", Some("INTERNAL")));
+    assert!(event.error.expect("a reason").contains("cannot be read"));
+}
+
+#[tokio::test]
+async fn a_lookup_counts_against_the_budget() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "20")], "").await;
+    app.fake.add_customer(FakeCustomer::new("cus_gone", "gone@example.com").inactive());
+    let running = running(&app);
+    // Two lookups and a PUT, of which a tenth of twenty may go out at once.
+    let id = app.deliver(generic("x", 0, &json!({"email": "gone@example.com", "phone": "1"}))).await.event_id();
+    tokio::time::timeout(20 * SECOND, app.fake.wait_for_requests(2)).await.expect("two at once");
+    assert_eq!(app.event(id).await.status, "in_flight");
+    app.advance(Duration::from_secs(4));
+    tokio::time::timeout(20 * SECOND, app.fake.wait_for_requests(3)).await.expect("the third in its time");
+    running.stop().await;
+    assert_eq!(app.event(id).await.status, "synced");
+}
