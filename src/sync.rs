@@ -1,20 +1,19 @@
 //! From a claimed customer to a settled one: lines two and three of the picture, in order.
 //!
 //! read → fold → translate → identify → one PUT → decide → settle. The steps are pure; what they need from the
-//! world they ask through [`World`], so that the tests can be a world of their own.
+//! world is asked here.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use crate::config::Identity;
 use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, SourceName};
-use crate::flexportal::{Exchange, FlexportalError, Found, UpdateCustomer, Updated};
+use crate::flexportal::{Api, Exchange, FlexportalError, Updated};
 use crate::outbox::{
-    Attempt, ClaimedCustomer, HoldReason, Known, Link, LinkOrigin, PROBE_INTERVAL, Settlement, StoreError, WaitingEvent,
+    Attempt, ClaimedCustomer, HoldReason, Known, Link, LinkOrigin, PROBE_INTERVAL, Queue, Settlement, StoreError,
+    WaitingEvent,
 };
 use crate::shops::{Rejection, Shop};
 
@@ -30,8 +29,9 @@ mod worker;
 use decide::Verdict;
 use fold::ReadEvent;
 use identify::Match;
+use requests::Requests;
 use settlement::{Closing, Unreadable};
-use translate::{Translated, Wishes};
+use translate::Translated;
 pub use worker::{StepOutcome, Worker};
 
 /// After this a value that FlexPortal acknowledged is sent again: staff or an order may have replaced it.
@@ -49,28 +49,6 @@ pub(crate) struct Rules {
     unmatched_retry_interval: Duration,
     unmatched_max_age: Duration,
     dice: Dice,
-}
-
-/// What a sync asks of the world, one thing at a time.
-///
-/// Every request takes its place in the budget and makes sure of the claim before it goes out.
-pub(crate) trait World {
-    /// What time it is.
-    fn now(&self) -> DateTime<Utc>;
-    /// Whether the next request, or the last, is the one that finds out if a pause is over.
-    fn is_probe(&self) -> bool;
-    /// How long after it was begun a request may still arrive.
-    fn longest_under_way(&self) -> Duration;
-    /// The last e-mail that any event of the customer gave.
-    async fn last_known_email(&mut self) -> Result<Option<String>, Interrupted>;
-    /// Asks FlexPortal who has an e-mail.
-    async fn find_by_email(&mut self, email: &str, inactive: bool) -> Result<Exchange<Vec<Found>>, Interrupted>;
-    /// Tells FlexPortal the change; `head` is the newest event in it.
-    async fn update_customer(
-        &mut self,
-        head: EventId,
-        update: &UpdateCustomer,
-    ) -> Result<Exchange<Updated>, Interrupted>;
 }
 
 /// Why a sync stops half-way.
@@ -125,10 +103,9 @@ struct Identified {
 pub(crate) async fn sync_customer(
     rules: &Rules,
     shop: &Shop,
-    wishes: Wishes,
     claimed: &ClaimedCustomer,
     known: &Known,
-    world: &mut impl World,
+    requests: &mut Requests<'_, impl Queue, impl Api>,
     record: &mut Record,
 ) -> Result<Settlement, Interrupted> {
     let (read, unreadable) = read_all(&known.waiting, |event| shop.read(&event.topic, &event.payload));
@@ -140,13 +117,13 @@ pub(crate) async fn sync_customer(
     let (folded, translated, acknowledged, end) = loop {
         let acknowledged = acknowledged_by(who.as_ref(), link);
         let folded = fold::fold(&read, &acknowledged);
-        let translated = translate::translate(&folded.fields, &acknowledged, wishes);
+        let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
         let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
         let tried = known.waiting.iter().find(|event| event.id == head);
         let (attempts, forgiven) = tried.map_or((0, 0), |event| (event.attempts, event.forgiven_attempts));
         let mut steps = Steps {
             rules,
-            world,
+            requests,
             record,
             claims: claimed.claims,
             read: &read,
@@ -179,7 +156,7 @@ pub(crate) async fn sync_customer(
         read: &read,
         folded: &folded,
         translated: &translated,
-        now: world.now(),
+        now: requests.now(),
     };
     Ok(closing.settlement(end, unreadable, overtaken, acknowledged, std::mem::take(record)))
 }
@@ -229,9 +206,9 @@ fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Op
 }
 
 /// The requests of one customer's sync, in order.
-struct Steps<'a, W> {
+struct Steps<'a, 'r, Q: Queue, A> {
     rules: &'a Rules,
-    world: &'a mut W,
+    requests: &'a mut Requests<'r, Q, A>,
     record: &'a mut Record,
     /// How often the customer was claimed since a result was last written.
     claims: i32,
@@ -260,7 +237,7 @@ enum Step {
     },
 }
 
-impl<W: World> Steps<'_, W> {
+impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
     async fn run(&mut self, known: Option<Identified>) -> Result<Step, Interrupted> {
         if self.translated.sent.is_empty() {
             return Ok(Step::End(End::Unchanged { who: known }));
@@ -277,9 +254,9 @@ impl<W: World> Steps<'_, W> {
         if self.is_acknowledged() {
             return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
-        let exchange = self.world.update_customer(self.head, &self.translated.for_customer(&who.id)).await?;
+        let exchange = self.requests.update_customer(self.head, &self.translated.for_customer(&who.id)).await?;
         if matches!(exchange.outcome, Err(FlexportalError::TimedOut)) {
-            self.record.rest = Some(self.world.longest_under_way().saturating_sub(exchange.duration));
+            self.record.rest = Some(self.requests.longest_under_way().saturating_sub(exchange.duration));
         }
         Ok(match self.recorded(exchange) {
             Ok(updated) => Step::End(End::Synced { who, updated }),
@@ -309,7 +286,7 @@ impl<W: World> Steps<'_, W> {
     async fn look_up(&mut self) -> Result<Result<Match, FlexportalError>, Interrupted> {
         let Some(email) = self.email().await? else { return Ok(Ok(Match::None)) };
         for (form, inactive) in identify::questions(&email) {
-            let exchange = self.world.find_by_email(&form, inactive).await?;
+            let exchange = self.requests.find_by_email(&form, inactive).await?;
             match self.recorded(exchange) {
                 Ok(found) => match identify::matching(&email, &found) {
                     Match::None => {}
@@ -328,7 +305,7 @@ impl<W: World> Steps<'_, W> {
         }
         match fold::newest_email(self.read) {
             Some(email) => Ok(Some(email.to_owned())),
-            None => self.world.last_known_email().await,
+            None => self.requests.last_known_email().await,
         }
     }
 
@@ -339,7 +316,7 @@ impl<W: World> Steps<'_, W> {
             // A worker died holding this customer: nobody knows what it had sent.
             return false;
         }
-        let now = self.world.now();
+        let now = self.requests.now();
         self.translated.sent.iter().all(|(field, hash)| {
             self.acknowledged.0.get(field).is_some_and(|settled| {
                 settled.hash.as_ref() == Some(hash)
@@ -367,7 +344,7 @@ impl<W: World> Steps<'_, W> {
 
     fn end_of_error(&self, error: FlexportalError, who: Option<Identified>) -> End {
         let roll = self.rules.dice.roll();
-        match decide::decide(&error, self.attempt, &self.rules.retry, roll, self.world.is_probe()) {
+        match decide::decide(&error, self.attempt, &self.rules.retry, roll, self.requests.is_probe()) {
             Verdict::RetryIn(delay) => End::Retry { error, who, delay },
             Verdict::PauseTarget | Verdict::HoldTarget(_) => End::Later { error: Some(error), who, delay: None },
             Verdict::StayPaused => End::Later { error: Some(error), who, delay: Some(AFTER_A_PROBE) },

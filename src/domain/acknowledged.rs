@@ -14,30 +14,29 @@ use super::{EventId, Field};
 pub struct Acknowledged(pub BTreeMap<Field, Acknowledgement>);
 
 impl Acknowledged {
-    /// The newest change that was settled: shop's time, then arrival.
+    /// The newest change in it: shop's time, then arrival.
     #[must_use]
     pub fn newest(&self) -> Option<(DateTime<Utc>, EventId)> {
         self.0.values().map(|settled| (settled.at, settled.event)).max()
     }
 
-    /// Forgets the values of these fields: a request went out of which nobody knows whether it was carried out.
-    pub fn doubt<'a>(&mut self, fields: impl Iterator<Item = &'a Field>) {
-        for field in fields {
-            if let Some(settled) = self.0.get_mut(field) {
-                (settled.hash, settled.acked) = (None, None);
-            }
+    /// Takes note of words that went out in a request of which nobody knows whether it was carried out: no value is
+    /// known any more, and nothing older may follow.
+    pub fn doubt(&mut self, sent: impl Iterator<Item = (Field, (DateTime<Utc>, EventId))>) {
+        for (field, (at, event)) in sent {
+            self.0.insert(field, Acknowledgement { at, event, hash: None, acked: None });
         }
     }
 }
 
-/// The newest settled word on one field.
+/// The newest word on one field that was settled, or went out without anybody knowing what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {
-    /// Shop's time of the newest change that spoke for the field and was settled.
+    /// Shop's time of the change it stands in.
     pub at: DateTime<Utc>,
     /// That change; breaks ties of time by arrival.
     pub event: EventId,
-    /// Hash of the value FlexPortal last acknowledged; none if nothing was ever sent.
+    /// Hash of the value FlexPortal last acknowledged; none if nothing was ever sent, or nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<ValueHash>,
     /// When FlexPortal acknowledged it.

@@ -64,8 +64,9 @@ pub fn fold(events: &[ReadEvent], acknowledged: &Acknowledged) -> Folded {
             fields.insert(*field, Spoken { said: said.clone(), moment: (event.occurred_at, event.id) });
         }
     }
+    // The same moment is the same event's own word, sent before and not acknowledged.
     fields.retain(|field, spoken| {
-        acknowledged.0.get(field).is_none_or(|settled| (settled.at, settled.event) < spoken.moment)
+        acknowledged.0.get(field).is_none_or(|settled| (settled.at, settled.event) <= spoken.moment)
     });
     if let Some(status) = fields.get_mut(&Field::Status) {
         reinstate(status, acknowledged, once_deactivated);

@@ -1,27 +1,28 @@
 //! The requests of one customer's sync: each within the budget and the claim.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
 use super::translate::Wishes;
-use super::{Interrupted, World, decide, hold_for};
+use super::{Interrupted, decide, hold_for};
 use crate::domain::{EventId, TargetName};
-use crate::flexportal::{Client, Exchange, Found, UpdateCustomer, Updated};
-use crate::outbox::{Budget, ClaimedCustomer, Grant, HoldReason, LEASE, Outbox, PROBE_INTERVAL, StoreError, timely};
+use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
+use crate::outbox::{Budget, ClaimedCustomer, Grant, HoldReason, LEASE, PROBE_INTERVAL, Queue, StoreError, timely};
 
 /// While it waits for the budget, a claim is renewed this often.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
 
 /// A target, as far as requests to it go.
 #[derive(Debug)]
-pub(crate) struct TargetLine {
+pub(crate) struct TargetLine<A = Client> {
     pub(crate) name: TargetName,
-    pub(crate) client: Client,
+    pub(crate) api: A,
     pub(crate) budget: Option<Budget>,
     pub(crate) wishes: Wishes,
     pub(crate) mood: Mutex<Mood>,
@@ -35,7 +36,7 @@ pub(crate) struct Mood {
     held_at: Option<Instant>,
 }
 
-impl TargetLine {
+impl<A> TargetLine<A> {
     fn mood(&self) -> std::sync::MutexGuard<'_, Mood> {
         self.mood.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,9 +52,9 @@ pub(crate) struct Leaving {
 }
 
 /// The requests of one claimed customer.
-pub(crate) struct Requests<'a> {
-    outbox: &'a Outbox,
-    target: &'a TargetLine,
+pub(crate) struct Requests<'a, Q, A> {
+    outbox: &'a Q,
+    target: &'a TargetLine<A>,
     claimed: ClaimedCustomer,
     /// Leave for the next request, and a moment before it was given.
     grant: Option<(Grant, Instant)>,
@@ -64,11 +65,11 @@ pub(crate) struct Requests<'a> {
     has_begun: bool,
 }
 
-impl<'a> Requests<'a> {
+impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     /// `grant` came with the claim and stands for one request; `granted_at` and `claimed_at` are moments before.
     pub(crate) fn new(
-        outbox: &'a Outbox,
-        target: &'a TargetLine,
+        outbox: &'a Q,
+        target: &'a TargetLine<A>,
         claimed: ClaimedCustomer,
         (grant, granted_at): (Grant, Instant),
         claimed_at: Instant,
@@ -82,6 +83,52 @@ impl<'a> Requests<'a> {
     /// Leave that was not used, to be given back.
     pub(crate) fn unused(&mut self) -> Option<Grant> {
         self.grant.take().map(|(grant, _)| grant)
+    }
+
+    pub(super) fn wishes(&self) -> Wishes {
+        self.target.wishes
+    }
+
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.outbox.clock().now()
+    }
+
+    /// Whether the last request was the one to find out if a pause is over, and did not.
+    pub(super) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    pub(super) fn longest_under_way(&self) -> Duration {
+        self.target.api.longest_under_way()
+    }
+
+    pub(super) async fn last_known_email(&mut self) -> Result<Option<String>, Interrupted> {
+        let known = timely(self.outbox.last_known_email(&self.claimed.source, &self.claimed.customer)).await;
+        known.map_err(Interrupted::Store)
+    }
+
+    pub(super) async fn find_by_email(
+        &mut self,
+        email: &str,
+        inactive: bool,
+    ) -> Result<Exchange<Vec<Found>>, Interrupted> {
+        self.permission().await?;
+        let exchange = self.target.api.find_by_email(email, inactive).await;
+        Ok(self.after(exchange).await)
+    }
+
+    /// Tells FlexPortal the change; `head` is the newest event in it.
+    pub(super) async fn update_customer(
+        &mut self,
+        head: EventId,
+        update: &UpdateCustomer,
+    ) -> Result<Exchange<Updated>, Interrupted> {
+        self.permission().await?;
+        // Strings and structs of strings always serialise.
+        let body = serde_json::to_string(update).unwrap_or_default();
+        let key = idempotency_key(head, &body);
+        let exchange = self.target.api.update_customer(update, body, &key).await;
+        Ok(self.after(exchange).await)
     }
 
     /// Waits for the budget, then makes sure that the claim outlasts the longest request.
@@ -106,8 +153,9 @@ impl<'a> Requests<'a> {
             }
             let nap = grant.wait.unwrap_or_default().min(LONGEST_NAP);
             tokio::select! {
-                () = tokio::time::sleep(nap) => {}
+                biased;
                 () = self.leaving.asked.cancelled() => return Err(Interrupted::NotNow),
+                () = tokio::time::sleep(nap) => {}
             }
             self.keep_claim().await?;
         }
@@ -128,7 +176,7 @@ impl<'a> Requests<'a> {
     }
 
     async fn keep_claim(&mut self) -> Result<(), Interrupted> {
-        let needed = self.target.client.longest_under_way();
+        let needed = self.target.api.longest_under_way();
         if self.renewed_at.elapsed() + needed <= LEASE {
             return Ok(());
         }
@@ -175,44 +223,6 @@ impl<'a> Requests<'a> {
             noted(timely(self.outbox.hold(&self.target.name, reason, wait)).await);
         }
         exchange
-    }
-}
-
-impl World for Requests<'_> {
-    fn now(&self) -> DateTime<Utc> {
-        self.outbox.clock().now()
-    }
-
-    fn is_probe(&self) -> bool {
-        self.is_probe
-    }
-
-    fn longest_under_way(&self) -> Duration {
-        self.target.client.longest_under_way()
-    }
-
-    async fn last_known_email(&mut self) -> Result<Option<String>, Interrupted> {
-        let known = timely(self.outbox.last_known_email(&self.claimed.source, &self.claimed.customer)).await;
-        known.map_err(Interrupted::Store)
-    }
-
-    async fn find_by_email(&mut self, email: &str, inactive: bool) -> Result<Exchange<Vec<Found>>, Interrupted> {
-        self.permission().await?;
-        let exchange = self.target.client.find_by_email(email, inactive).await;
-        Ok(self.after(exchange).await)
-    }
-
-    async fn update_customer(
-        &mut self,
-        head: EventId,
-        update: &UpdateCustomer,
-    ) -> Result<Exchange<Updated>, Interrupted> {
-        self.permission().await?;
-        // Strings and structs of strings always serialise.
-        let body = serde_json::to_string(update).unwrap_or_default();
-        let key = idempotency_key(head, &body);
-        let exchange = self.target.client.update_customer(update, body, &key).await;
-        Ok(self.after(exchange).await)
     }
 }
 

@@ -188,7 +188,8 @@ impl Closing<'_> {
     fn in_doubt(&self, mut acknowledged: Acknowledged, who: Option<Identified>, error: &FlexportalError) -> LinkChange {
         match who {
             Some(who) if error.is_outage() => {
-                acknowledged.doubt(self.translated.sent.keys());
+                let moment = |field: &Field| Some((*field, self.folded.fields.get(field)?.moment));
+                acknowledged.doubt(self.translated.sent.keys().filter_map(moment));
                 LinkChange::Acknowledged {
                     flexportal_id: who.id,
                     origin: who.origin,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,9 +17,9 @@ use super::translate::Wishes;
 use super::{Interrupted, Record, Rules, sync_customer};
 use crate::config::{Config, ShopKind, Source};
 use crate::domain::{Clock, Dice, EventStatus, TargetName};
-use crate::flexportal::Client;
+use crate::flexportal::{Api, Client};
 use crate::outbox::{
-    Budget, ClaimedCustomer, Grant, LEASE, Next, Outbox, Settled, Settlement, StoreError, Wake, timely,
+    Budget, ClaimedCustomer, Grant, LEASE, Next, Outbox, Queue, Settled, Settlement, StoreError, Wake, timely,
 };
 use crate::shops::Shop;
 
@@ -45,11 +46,11 @@ pub enum StepOutcome {
 }
 
 /// Syncs what is due.
-#[derive(Debug, Clone)]
-pub struct Worker {
-    outbox: Outbox,
+#[derive(Debug)]
+pub struct Worker<Q = Outbox, A = Client> {
+    outbox: Q,
     rules: Arc<Rules>,
-    targets: Vec<Arc<TargetLine>>,
+    targets: Vec<Arc<TargetLine<A>>>,
     room: Arc<Semaphore>,
     max_concurrency: usize,
     wake: Wake,
@@ -72,7 +73,7 @@ impl Worker {
         let lines = config.targets.iter().map(|target| {
             Ok(Arc::new(TargetLine {
                 name: target.name.clone(),
-                client: Client::new(target, clock.clone())?,
+                api: Client::new(target, clock.clone())?,
                 budget: Budget::per_minute(target.rate_limit_per_minute),
                 wishes: Wishes { country_format: target.country_format, send_email: target.send_email },
                 mood: Mutex::default(),
@@ -85,21 +86,50 @@ impl Worker {
             all_shops.insert(shop.source().name.clone(), Arc::new(shop));
         }
         all_shops.extend(shops.iter().map(|shop| (shop.source().name.clone(), shop.clone())));
-        Ok(Self {
+        let rules = Rules {
+            shops: all_shops,
+            retry: config.retry,
+            unmatched_retry_interval: config.unmatched_retry_interval,
+            unmatched_max_age: config.unmatched_max_age,
+            dice,
+        };
+        Ok(Self::from_parts(outbox, rules, lines.collect::<Result<_, String>>()?, config.max_concurrency, wake))
+    }
+}
+
+// Not derived: that would ask for an API that can be cloned.
+impl<Q: Queue, A> Clone for Worker<Q, A> {
+    fn clone(&self) -> Self {
+        Self {
+            outbox: self.outbox.clone(),
+            rules: self.rules.clone(),
+            targets: self.targets.clone(),
+            room: self.room.clone(),
+            max_concurrency: self.max_concurrency,
+            wake: self.wake.clone(),
+            leaving: self.leaving.clone(),
+        }
+    }
+}
+
+impl<Q: Queue, A: Api> Worker<Q, A> {
+    /// A worker on any queue and for any API.
+    pub(crate) fn from_parts(
+        outbox: Q,
+        rules: Rules,
+        targets: Vec<Arc<TargetLine<A>>>,
+        max_concurrency: usize,
+        wake: Wake,
+    ) -> Self {
+        Self {
             outbox,
-            rules: Arc::new(Rules {
-                shops: all_shops,
-                retry: config.retry,
-                unmatched_retry_interval: config.unmatched_retry_interval,
-                unmatched_max_age: config.unmatched_max_age,
-                dice,
-            }),
-            targets: lines.collect::<Result<_, String>>()?,
-            room: Arc::new(Semaphore::new(config.max_concurrency)),
-            max_concurrency: config.max_concurrency,
+            rules: Arc::new(rules),
+            targets,
+            room: Arc::new(Semaphore::new(max_concurrency)),
+            max_concurrency,
             wake,
             leaving: Leaving::default(),
-        })
+        }
     }
 
     /// Claims what is due, for every target, and syncs it; returns when all of it is settled.
@@ -127,6 +157,7 @@ impl Worker {
         let loops = self.targets.iter().map(|target| self.run_target(target, &tasks, &shutdown));
         let listening = self.outbox.listen(self.wake.clone());
         tokio::select! {
+            biased;
             _ = futures_util::future::join_all(loops) => {}
             () = listening => {}
         }
@@ -144,7 +175,7 @@ impl Worker {
         }
     }
 
-    async fn run_target(&self, target: &Arc<TargetLine>, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    async fn run_target(&self, target: &Arc<TargetLine<A>>, tasks: &TaskTracker, shutdown: &CancellationToken) {
         loop {
             let room = tokio::select! {
                 biased;
@@ -173,6 +204,7 @@ impl Worker {
             drop(room);
             let poll = POLL.mul_f64(0.75 + self.rules.dice.roll() / 2.0);
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 // A held target is not worth looking at before its time, whatever arrives.
                 () = woken, if wait.is_none() => {}
@@ -183,14 +215,20 @@ impl Worker {
     }
 
     /// Resolves when the next customer of a target is due.
-    async fn due(&self, target: &TargetLine) {
+    async fn due(&self, target: &TargetLine<A>) {
         match self.outbox.next_due_in(&target.name).await {
             Ok(Some(wait)) => tokio::time::sleep(wait).await,
             Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 
-    fn spawn_all(&self, target: &Arc<TargetLine>, claims: Claims, mut room: OwnedSemaphorePermit, tasks: &TaskTracker) {
+    fn spawn_all(
+        &self,
+        target: &Arc<TargetLine<A>>,
+        claims: Claims,
+        mut room: OwnedSemaphorePermit,
+        tasks: &TaskTracker,
+    ) {
         for customer in claims.customers {
             let place = room.split(1);
             let (worker, target) = (self.clone(), target.clone());
@@ -203,7 +241,7 @@ impl Worker {
     }
 
     /// Claims up to `room` customers, but no more than there is leave to make requests for.
-    async fn claim(&self, target: &TargetLine, room: u32) -> Result<Claims, StoreError> {
+    async fn claim(&self, target: &TargetLine<A>, room: u32) -> Result<Claims, StoreError> {
         let granted_at = Instant::now();
         let nothing =
             |wait| Claims { customers: vec![], leave: (Grant::NONE, granted_at), claimed_at: granted_at, wait };
@@ -227,7 +265,7 @@ impl Worker {
     }
 
     /// Leave that cannot be given back is lost for a while, and no more than that.
-    async fn give_back(&self, target: &TargetLine, grant: &Grant, requests: u32) {
+    async fn give_back(&self, target: &TargetLine<A>, grant: &Grant, requests: u32) {
         if let Err(error) = timely(self.outbox.give_back(&target.name, target.budget, grant, requests)).await {
             tracing::debug!(error = %error, "unused leave is lost");
         }
@@ -236,14 +274,14 @@ impl Worker {
     /// Syncs one customer; whatever goes wrong stays with this customer.
     async fn sync(
         &self,
-        target: &TargetLine,
+        target: &TargetLine<A>,
         mut claimed: ClaimedCustomer,
         leave: (Grant, Instant),
         claimed_at: Instant,
     ) {
         let mut requests =
             Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, self.leaving.clone());
-        let settlement = self.settlement(target, &mut claimed, &mut requests).await;
+        let settlement = self.settlement(&mut claimed, &mut requests).await;
         if let Some(unused) = requests.unused() {
             self.give_back(target, &unused, 1).await;
         }
@@ -272,9 +310,8 @@ impl Worker {
     /// Syncs a customer to what is to be written down; what cannot be carried through fails with the reason.
     async fn settlement(
         &self,
-        target: &TargetLine,
         claimed: &mut ClaimedCustomer,
-        requests: &mut Requests<'_>,
+        requests: &mut Requests<'_, Q, A>,
     ) -> Result<Settlement, Interrupted> {
         let Some(shop) = self.rules.shops.get(&claimed.source) else {
             tracing::warn!(source = %claimed.source, "events wait for a source that is not configured here");
@@ -291,7 +328,7 @@ impl Worker {
             Err(error) => return Err(Interrupted::Store(error)),
         };
         let mut record = Record::default();
-        let syncing = sync_customer(&self.rules, shop, target.wishes, claimed, &known, requests, &mut record);
+        let syncing = sync_customer(&self.rules, shop, claimed, &known, requests, &mut record);
         match AssertUnwindSafe(syncing).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(_panic) => {

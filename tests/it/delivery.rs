@@ -137,6 +137,26 @@ async fn an_old_value_that_arrives_after_the_timeout_is_not_the_last_word() {
     assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("new"));
 }
 
+#[tokio::test]
+async fn nothing_older_follows_a_change_of_unknown_fate() {
+    let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "100ms"), ("RETRY_MAX_ATTEMPTS", "1")], "").await;
+    app.fake.set_behaviour(Behaviour { apply_before_failing: true, ..Behaviour::default() });
+    app.fake.fail_next(1, Failure::Hang);
+    let newer = app.deliver(linked(1, 10, &json!({"phone": "new"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.event(newer).await.status, "failed");
+    assert_eq!(app.fake.customer("cus_1").expect("there").phone.as_deref(), Some("new"), "it was carried out");
+    app.advance(Duration::from_secs(6));
+    let older = app.sync(linked(1, 5, &json!({"phone": "old"}))).await;
+    assert_eq!((older.status.as_str(), older.superseded_by), ("superseded", Some(newer)));
+    assert_eq!(app.puts().len(), 1);
+
+    sqlx::query("select retry_sync($1)").bind(newer).execute(&app.db.pool).await.expect("set back");
+    sqlx::query("update waiting_customers set due_at = '-infinity'").execute(&app.db.pool).await.expect("due");
+    app.drain().await;
+    assert_eq!(app.event(newer).await.status, "synced", "its own word still goes out");
+}
+
 /// The worker of an app in its own loop.
 struct RunningWorker(tokio_util::sync::CancellationToken, tokio::task::JoinHandle<()>);
 
@@ -177,7 +197,7 @@ async fn many_failures_in_a_row_pause_the_target_and_one_probe_ends_it() {
     let second = app.puts()[sent + 1]["customerId"].clone();
     assert_ne!(probed, second, "another customer's turn: what if the first was the one at fault?");
     assert_eq!(app.count("select count(*) from targets where hold_reason is not null").await, 0);
-    app.advance(Duration::from_secs(60));
+    app.advance(Duration::from_mins(1));
     app.drain().await;
     assert_eq!(app.count("select count(*) from outbox_events where status <> 'synced'").await, 0);
 }

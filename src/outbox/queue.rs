@@ -1,0 +1,130 @@
+//! What a worker needs of the outbox.
+//!
+//! A trait for one reason: the whole worker also runs in the simulation (`sync::simulation`), millions of steps against
+//! a store in memory that is held against the real one by a test of its own. SQL stays in this folder.
+
+use std::time::Duration;
+
+use super::{Budget, ClaimedCustomer, Grant, HoldReason, Known, Look, Outbox, Settled, Settlement, StoreError, Wake};
+use crate::domain::{Clock, EventId, ShopCustomerId, SourceName, TargetName};
+
+/// The queue of customers, their targets' budgets and pauses.
+///
+/// # Errors
+/// Every call: [`StoreError`]; then nothing was done, but for [`StoreError::Unavailable`], after which it may have been.
+#[expect(missing_docs, reason = "each does what the method of the same name of Outbox says")]
+pub trait Queue: Clone + Send + Sync + 'static {
+    fn clock(&self) -> &Clock;
+    fn look(&self, target: &TargetName) -> impl Future<Output = Result<Look, StoreError>> + Send;
+    fn next_due_in(&self, target: &TargetName) -> impl Future<Output = Result<Option<Duration>, StoreError>> + Send;
+    fn claim(
+        &self,
+        target: &TargetName,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<ClaimedCustomer>, StoreError>> + Send;
+    fn read(&self, claimed: &mut ClaimedCustomer) -> impl Future<Output = Result<Known, StoreError>> + Send;
+    fn waiting_ids(
+        &self,
+        claimed: &ClaimedCustomer,
+    ) -> impl Future<Output = Result<Vec<(EventId, u32)>, StoreError>> + Send;
+    fn last_known_email(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
+    fn renew(&self, claimed: &ClaimedCustomer) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn settle(
+        &self,
+        claimed: &ClaimedCustomer,
+        settlement: &Settlement,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+    fn take_budget(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        wanted: u32,
+    ) -> impl Future<Output = Result<Grant, StoreError>> + Send;
+    fn give_back(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        grant: &Grant,
+        requests: u32,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn hold(
+        &self,
+        target: &TargetName,
+        reason: HoldReason,
+        wait: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn resume(&self, target: &TargetName) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn listen(&self, wake: Wake) -> impl Future<Output = ()> + Send;
+}
+
+impl Queue for Outbox {
+    fn clock(&self) -> &Clock {
+        Self::clock(self)
+    }
+
+    async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
+        Self::look(self, target).await
+    }
+
+    async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
+        Self::next_due_in(self, target).await
+    }
+
+    async fn claim(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        Self::claim(self, target, limit).await
+    }
+
+    async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
+        Self::read(self, claimed).await
+    }
+
+    async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+        Self::waiting_ids(self, claimed).await
+    }
+
+    async fn last_known_email(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<String>, StoreError> {
+        Self::last_known_email(self, source, customer).await
+    }
+
+    async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {
+        Self::renew(self, claimed).await
+    }
+
+    async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
+        Self::settle(self, claimed, settlement).await
+    }
+
+    async fn take_budget(&self, target: &TargetName, budget: Option<Budget>, wanted: u32) -> Result<Grant, StoreError> {
+        Self::take_budget(self, target, budget, wanted).await
+    }
+
+    async fn give_back(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        grant: &Grant,
+        requests: u32,
+    ) -> Result<(), StoreError> {
+        Self::give_back(self, target, budget, grant, requests).await
+    }
+
+    async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {
+        Self::hold(self, target, reason, wait).await
+    }
+
+    async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
+        Self::resume(self, target).await
+    }
+
+    async fn listen(&self, wake: Wake) {
+        Self::listen(self, wake).await;
+    }
+}
