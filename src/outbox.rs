@@ -26,6 +26,8 @@ use crate::domain::Clock;
 
 mod claim;
 mod committer;
+#[cfg(test)]
+pub(crate) mod in_memory;
 mod inspect;
 mod queue;
 mod settle;

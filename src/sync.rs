@@ -23,6 +23,8 @@ pub mod fold;
 pub mod identify;
 mod requests;
 mod settlement;
+#[cfg(test)]
+mod simulation;
 pub mod translate;
 mod worker;
 

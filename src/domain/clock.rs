@@ -1,7 +1,7 @@
 //! Time and chance: the only file that asks the machine for either.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
@@ -19,6 +19,14 @@ pub enum Clock {
     System,
     /// Moved by hand; microseconds since the epoch.
     Manual(Arc<AtomicI64>),
+    /// The runtime's, which runs as fast as the simulation can.
+    #[cfg(test)]
+    Simulated {
+        /// What time it was then.
+        start: DateTime<Utc>,
+        /// Then.
+        since: tokio::time::Instant,
+    },
 }
 
 impl Clock {
@@ -35,6 +43,8 @@ impl Clock {
         match self {
             Self::System => Utc::now(),
             Self::Manual(micros) => DateTime::from_timestamp_micros(micros.load(Ordering::SeqCst)).unwrap_or_default(),
+            #[cfg(test)]
+            Self::Simulated { start, since } => *start + since.elapsed(),
         }
     }
 
@@ -44,6 +54,8 @@ impl Clock {
         match self {
             Self::System => None,
             Self::Manual(_) => Some(self.now()),
+            #[cfg(test)]
+            Self::Simulated { .. } => Some(self.now()),
         }
     }
 
@@ -78,15 +90,23 @@ impl EventIds {
 }
 
 /// Uniform chance in `[0, 1)`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Dice {
     /// The machine's.
     Random,
     /// Always this roll, for tests.
     Loaded(f64),
+    /// The rolls that follow from a seed, the same every time, for tests; see [`Dice::seeded`].
+    Seeded(Arc<AtomicU64>),
 }
 
 impl Dice {
+    /// Dice whose rolls follow from `seed`; its clones share them.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self::Seeded(Arc::new(AtomicU64::new(seed)))
+    }
+
     /// One roll in `[0, 1)`.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that may")]
@@ -94,8 +114,25 @@ impl Dice {
         match self {
             Self::Random => rand::rng().random(),
             Self::Loaded(roll) => *roll,
+            Self::Seeded(state) => unit(split_mix(state.fetch_add(SPLIT_MIX_STEP, Ordering::SeqCst))),
         }
     }
+}
+
+/// Steele, Lea and Flood, "Fast splittable pseudorandom number generators": a counter with this step, well mixed.
+const SPLIT_MIX_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn split_mix(counter: u64) -> u64 {
+    let mut z = counter.wrapping_add(SPLIT_MIX_STEP);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The upper 53 bits as a fraction: as fine as an `f64` gets below 1.
+#[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -108,6 +145,20 @@ mod tests {
         let now = DateTime::from_timestamp(1_795_428_000, 0).expect("in range");
         let given: Vec<_> = (0..1_000).map(|_| ids.next(now)).collect();
         assert!(given.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn seeded_dice_roll_the_same_every_time_and_evenly() {
+        let rolls = |seed| {
+            let dice = Dice::seeded(seed);
+            (0..1_000).map(|_| dice.roll()).collect::<Vec<_>>()
+        };
+        assert_eq!(rolls(7), rolls(7));
+        assert_ne!(rolls(7), rolls(8));
+        let low = rolls(7).into_iter().filter(|roll| (0.0..0.5).contains(roll)).count();
+        assert!((450..550).contains(&low), "{low}");
+        // The generator's published first output for the seed 0.
+        assert_eq!(split_mix(0), 0xe220_a839_7b1d_cdaf);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Shared {
         let is_update = request.method == "PUT";
         let sequence = memory.log.add(RecordedRequest { received_at: now, ..request });
         self.arrivals.send_replace(memory.log.len());
-        let course = memory.course(now, customer_id, is_update, self.dice);
+        let course = memory.course(now, customer_id, is_update, &self.dice);
         Arrival { sequence, course, latency: std::time::Duration::from_millis(memory.behaviour.latency_ms) }
     }
 
@@ -102,7 +102,7 @@ impl Shared {
 }
 
 impl Memory {
-    fn course(&mut self, now: DateTime<Utc>, customer_id: Option<&str>, is_update: bool, dice: Dice) -> Course {
+    fn course(&mut self, now: DateTime<Utc>, customer_id: Option<&str>, is_update: bool, dice: &Dice) -> Course {
         if let Some(wait_seconds) = self.over_the_limit(now) {
             return Course::RateLimited(self.behaviour.retry_after_on(429, Some(wait_seconds.to_string())));
         }

@@ -17,9 +17,9 @@ use crate::domain::TargetName;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Budget {
     /// Between two requests.
-    spacing: Duration,
+    pub(super) spacing: Duration,
     /// How early a place may be used.
-    early: Duration,
+    pub(super) early: Duration,
 }
 
 /// Leave to make requests.
@@ -34,7 +34,7 @@ pub struct Grant {
     /// Where none is left: how long until there may be one.
     pub wait: Option<Duration>,
     /// The end of the last place on the line of time that was taken.
-    used_until: DateTime<Utc>,
+    pub(super) used_until: DateTime<Utc>,
 }
 
 impl Grant {

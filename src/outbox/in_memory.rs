@@ -1,0 +1,452 @@
+//! The outbox in memory, for the simulation: the same rules as the SQL beside it, in the fewest words.
+//!
+//! What it does is what `agreement` finds the real one to do, call by call.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Link, LinkChange, Look, NewEvent, Next,
+    PROBE_INTERVAL, Queue, Settled, Settlement, StoreError, StoreOutcome, WaitingEvent, Wake,
+};
+use crate::domain::{
+    Acknowledged, Clock, DeliveryId, EventId, EventStatus, FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName,
+    TargetName,
+};
+
+mod agreement;
+
+/// The store; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct InMemory {
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+}
+
+pub(crate) type Customer = (SourceName, ShopCustomerId);
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) events: BTreeMap<EventId, Event>,
+    deliveries: BTreeMap<(SourceName, DeliveryId), EventId>,
+    pub(crate) waiting: BTreeMap<Customer, Waiting>,
+    pub(crate) links: BTreeMap<Customer, Link>,
+    pub(crate) targets: BTreeMap<TargetName, Target>,
+    wakes: Vec<Wake>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) stored: NewEvent,
+    pub(crate) customer: Customer,
+    occurred_at: DateTime<Utc>,
+    pub(crate) state: Option<EventState>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EventState {
+    pub(crate) status: EventStatus,
+    pub(crate) attempts: u32,
+    pub(crate) forgiven_attempts: u32,
+    pub(crate) superseded_by: Option<EventId>,
+    pub(crate) finished_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Waiting {
+    pub(crate) target: TargetName,
+    pub(crate) priority: i16,
+    pub(crate) due_at: DateTime<Utc>,
+    pub(crate) first_event_id: EventId,
+    pub(crate) revision: i64,
+    pub(crate) attempts: i32,
+    pub(crate) lease: Option<(LeaseId, DateTime<Utc>)>,
+    pub(crate) rests_until: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Target {
+    used_until: DateTime<Utc>,
+    pub(crate) hold: Option<(DateTime<Utc>, HoldReason)>,
+}
+
+impl Waiting {
+    fn is_claimable(&self, now: DateTime<Utc>) -> bool {
+        self.due_at <= now
+            && self.lease.is_none_or(|(_, expires_at)| expires_at <= now)
+            && self.rests_until.is_none_or(|until| until <= now)
+    }
+}
+
+impl Event {
+    pub(crate) fn status(&self) -> EventStatus {
+        self.state.as_ref().map_or(EventStatus::Pending, |state| state.status)
+    }
+
+    fn waits(&self) -> bool {
+        self.state.as_ref().is_none_or(|state| {
+            matches!(state.status, EventStatus::Pending | EventStatus::Unmatched) && state.finished_at.is_none()
+        })
+    }
+
+    fn read(&self, id: EventId) -> WaitingEvent {
+        WaitingEvent {
+            id,
+            topic: self.stored.delivery.topic.clone(),
+            payload: self.stored.delivery.payload.clone(),
+            occurred_at: self.occurred_at,
+            received_at: self.stored.received_at,
+            attempts: self.state.as_ref().map_or(0, |state| state.attempts),
+            forgiven_attempts: self.state.as_ref().map_or(0, |state| state.forgiven_attempts),
+        }
+    }
+}
+
+impl InMemory {
+    pub(crate) fn new(clock: Clock, targets: &[TargetName]) -> Self {
+        let targets = targets.iter().map(|name| (name.clone(), Target::default())).collect();
+        Self { state: Arc::new(Mutex::new(State { targets, ..State::default() })), clock }
+    }
+
+    /// All there is, to be looked at.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics holding it")
+    }
+
+    pub(crate) fn store(&self, event: &NewEvent) -> StoreOutcome {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let delivery = &event.delivery;
+        let key = (event.source.clone(), delivery.delivery_id.clone());
+        if let Some(first) = state.deliveries.get(&key) {
+            return StoreOutcome::Duplicate(*first);
+        }
+        state.deliveries.insert(key, event.id);
+        let customer = (event.source.clone(), delivery.customer.clone().expect("only changes are stored here"));
+        let occurred_at = delivery.occurred_at.unwrap_or(event.received_at);
+        state
+            .events
+            .insert(event.id, Event { stored: event.clone(), customer: customer.clone(), occurred_at, state: None });
+        state.queue(customer, &event.target, event.id, 0, now);
+        state.wakes.iter().for_each(Wake::wake);
+        StoreOutcome::Stored(event.id)
+    }
+
+    /// `retry_sync()`: whether there was anything to do.
+    pub(crate) fn retry(&self, id: EventId) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let Some(event) = state.events.get_mut(&id) else { return false };
+        let Some(known) = &mut event.state else { return false };
+        if !matches!(known.status, EventStatus::Failed | EventStatus::Unmatched | EventStatus::Discarded) {
+            return false;
+        }
+        (known.status, known.finished_at, known.forgiven_attempts) = (EventStatus::Pending, None, known.attempts);
+        let (customer, target) = (event.customer.clone(), event.stored.target.clone());
+        state.queue(customer, &target, id, 2, now);
+        state.wakes.iter().for_each(Wake::wake);
+        true
+    }
+
+    /// `discard_sync()`: whether there was anything to do.
+    pub(crate) fn discard(&self, id: EventId) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let Some(known) = state.events.get_mut(&id).and_then(|event| event.state.as_mut()) else { return false };
+        if !matches!(known.status, EventStatus::Failed | EventStatus::Unmatched) {
+            return false;
+        }
+        (known.status, known.finished_at) = (EventStatus::Discarded, Some(now));
+        true
+    }
+}
+
+impl State {
+    fn queue(&mut self, customer: Customer, target: &TargetName, first: EventId, priority: i16, now: DateTime<Utc>) {
+        let waiting = self.waiting.entry(customer).or_insert_with(|| Waiting {
+            target: target.clone(),
+            priority,
+            due_at: now,
+            first_event_id: first,
+            revision: 0,
+            attempts: 0,
+            lease: None,
+            rests_until: None,
+        });
+        waiting.priority = if priority == 0 { 0 } else { waiting.priority };
+        waiting.due_at = waiting.due_at.min(now);
+        waiting.first_event_id = waiting.first_event_id.min(first);
+        waiting.revision += 1;
+    }
+
+    fn events_of(&self, claimed: &ClaimedCustomer) -> Vec<WaitingEvent> {
+        let customer = claimed.key();
+        let Some(waiting) = self.waiting.get(&customer) else { return vec![] };
+        let since = self.events.range(waiting.first_event_id..);
+        since
+            .filter(|(_, event)| event.customer == customer && event.waits())
+            .map(|(id, event)| event.read(*id))
+            .collect()
+    }
+
+    fn write(&mut self, result: &EventResult, now: DateTime<Utc>) {
+        let Some(event) = self.events.get_mut(&result.event) else { return };
+        let before = event.state.as_ref();
+        if before.is_some_and(|state| state.finished_at.is_some()) {
+            return; // closed by a person meanwhile: that stands
+        }
+        let forgiven = if result.status == EventStatus::Unmatched { result.attempts } else { 0 };
+        event.state = Some(EventState {
+            status: result.status,
+            attempts: result.attempts,
+            forgiven_attempts: forgiven.max(before.map_or(0, |state| state.forgiven_attempts)),
+            superseded_by: result.superseded_by,
+            finished_at: result.is_final.then_some(now),
+        });
+    }
+
+    fn write_link(&mut self, customer: Customer, change: &LinkChange) {
+        let fresh =
+            |id: &FlexportalCustomerId| Link { flexportal_id: id.clone(), acknowledged: Acknowledged::default() };
+        match change {
+            LinkChange::Keep => {}
+            LinkChange::Drop { flexportal_id } => {
+                if self.links.get(&customer).is_some_and(|link| link.flexportal_id == *flexportal_id) {
+                    self.links.remove(&customer);
+                }
+            }
+            LinkChange::Found { flexportal_id, .. } => {
+                let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
+                if link.flexportal_id != *flexportal_id {
+                    *link = fresh(flexportal_id);
+                }
+            }
+            LinkChange::Acknowledged { flexportal_id, acknowledged, .. } => {
+                let link = Link { flexportal_id: flexportal_id.clone(), acknowledged: acknowledged.clone() };
+                self.links.insert(customer, link);
+            }
+        }
+    }
+}
+
+impl ClaimedCustomer {
+    fn key(&self) -> Customer {
+        (self.source.clone(), self.customer.clone())
+    }
+}
+
+impl Queue for InMemory {
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
+        let (now, state) = (self.clock.now(), self.state());
+        let hold = state.targets.get(target).and_then(|target| target.hold);
+        Ok(Look {
+            is_due: state.waiting.values().any(|waiting| waiting.target == *target && waiting.is_claimable(now)),
+            has_hold: hold.is_some(),
+            held_for: hold.and_then(|(until, _)| (until - now).to_std().ok()).filter(|wait| !wait.is_zero()),
+        })
+    }
+
+    async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
+        let (now, state) = (self.clock.now(), self.state());
+        let of_target = state.waiting.values().filter(|waiting| waiting.target == *target);
+        let next = of_target.filter_map(|waiting| {
+            let lease_ends = waiting.lease.map(|(_, expires_at)| expires_at);
+            if waiting.due_at > now { Some(waiting.due_at) } else { lease_ends.max(waiting.rests_until) }
+        });
+        Ok(next.min().map(|at| (at - now).to_std().unwrap_or_default()))
+    }
+
+    async fn claim(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let lease = LeaseId::fresh();
+        let mut due: Vec<_> = state
+            .waiting
+            .iter_mut()
+            .filter(|(_, waiting)| waiting.target == *target && waiting.is_claimable(now))
+            .collect();
+        due.sort_by_key(|(_, waiting)| (waiting.priority, waiting.due_at));
+        due.truncate(limit as usize);
+        let claim = |(customer, waiting): (&Customer, &mut Waiting)| {
+            waiting.lease = Some((lease, now + LEASE));
+            waiting.attempts += 1;
+            ClaimedCustomer {
+                source: customer.0.clone(),
+                customer: customer.1.clone(),
+                lease,
+                revision: waiting.revision,
+                has_more: false,
+                claims: waiting.attempts,
+            }
+        };
+        Ok(due.into_iter().map(claim).collect())
+    }
+
+    async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
+        let state = self.state();
+        let customer = claimed.key();
+        let failed = state
+            .events
+            .iter()
+            .rev()
+            .filter(|(_, event)| event.customer == customer && event.status() == EventStatus::Failed);
+        Ok(Known {
+            waiting: state.events_of(claimed),
+            failed: failed.map(|(id, event)| event.read(*id)).collect(),
+            link: state.links.get(&customer).cloned(),
+        })
+    }
+
+    async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+        Ok(self.state().events_of(claimed).into_iter().map(|event| (event.id, event.attempts)).collect())
+    }
+
+    async fn last_known_email(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<String>, StoreError> {
+        let (state, customer) = (self.state(), (source.clone(), customer.clone()));
+        let mut newest_first = state.events.values().rev().filter(|event| event.customer == customer);
+        Ok(newest_first.find_map(|event| event.stored.delivery.email.clone()))
+    }
+
+    async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let waiting = state.waiting.get_mut(&claimed.key());
+        let held = waiting.and_then(|waiting| waiting.lease.as_mut()).filter(|(lease, _)| *lease == claimed.lease);
+        Ok(held.map(|(_, expires_at)| *expires_at = now + LEASE).is_some())
+    }
+
+    async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let customer = claimed.key();
+        let is_ours = |waiting: &&mut Waiting| waiting.lease.is_some_and(|(lease, _)| lease == claimed.lease);
+        let Some(waiting) = state.waiting.get_mut(&customer).filter(is_ours) else { return Ok(Settled::LeaseLost) };
+        let is_still = waiting.revision == claimed.revision;
+        let is_done = settlement.next == Next::Done && settlement.rest.is_none() && !claimed.has_more && is_still;
+        if is_done {
+            state.waiting.remove(&customer);
+        } else {
+            let delay = match settlement.next {
+                Next::Done | Next::AsBefore => None,
+                Next::RetryIn(delay) => Some(delay),
+            };
+            let wait = if is_still { delay.max(settlement.rest).unwrap_or_default() } else { Duration::ZERO };
+            waiting.due_at = now + wait;
+            waiting.rests_until = settlement.rest.map(|rest| now + rest);
+            waiting.priority = if is_still && delay.is_some() { waiting.priority.max(1) } else { waiting.priority };
+            (waiting.lease, waiting.attempts) = (None, 0);
+        }
+        for result in &settlement.results {
+            state.write(result, now);
+        }
+        for (event, successor) in &settlement.overtaken {
+            let known = state.events.get_mut(event).and_then(|event| event.state.as_mut());
+            if let Some(known) = known.filter(|known| known.status == EventStatus::Failed) {
+                (known.status, known.superseded_by) = (EventStatus::Superseded, Some(*successor));
+                known.finished_at = Some(now);
+            }
+        }
+        state.write_link(customer, &settlement.link);
+        Ok(if is_done { Settled::Done } else { Settled::StillWaiting })
+    }
+
+    async fn take_budget(&self, target: &TargetName, budget: Option<Budget>, wanted: u32) -> Result<Grant, StoreError> {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let target = state.targets.get_mut(target).expect("it is registered");
+        let is_held = target.hold.is_some_and(|(until, _)| until > now);
+        let is_probe = target.hold.is_some_and(|(until, reason)| until <= now && reason != HoldReason::RateLimited);
+        let used_until = target.used_until.max(now);
+        let wanted = if is_probe { 1 } else { wanted };
+        let ahead = (used_until - now).as_seconds_f64();
+        let requests = match budget {
+            _ if is_held => 0,
+            None => wanted,
+            Some(Budget { spacing, early }) => {
+                let places = (early.as_secs_f64() - ahead) / spacing.as_secs_f64() + 1.0 + 1e-6;
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cut to what is wanted")]
+                let places = places.clamp(0.0, f64::from(wanted)) as u32;
+                places
+            }
+        };
+        let spacing = budget.map_or(0.0, |budget| budget.spacing.as_secs_f64());
+        let used_until = used_until + micros(f64::from(requests) * spacing);
+        if requests > 0 {
+            target.used_until = used_until;
+            if is_probe {
+                target.hold = target.hold.map(|(_, reason)| (now + PROBE_INTERVAL, reason));
+            } else {
+                target.hold = None;
+            }
+        }
+        let wait = match (is_held, target.hold) {
+            (true, Some((until, _))) => Some((until - now).to_std().unwrap_or_default()),
+            _ if requests == 0 => {
+                let early = budget.map_or(0.0, |budget| budget.early.as_secs_f64());
+                Some(Duration::try_from_secs_f64(ahead - early).unwrap_or_default())
+            }
+            _ => None,
+        };
+        Ok(Grant { requests, is_probe, is_held, wait, used_until })
+    }
+
+    async fn give_back(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        grant: &Grant,
+        requests: u32,
+    ) -> Result<(), StoreError> {
+        if requests == 0 || (budget.is_none() && !grant.is_probe) {
+            return Ok(());
+        }
+        let (now, mut state) = (self.clock.now(), self.state());
+        let target = state.targets.get_mut(target).expect("it is registered");
+        let spacing = budget.map_or(0.0, |budget| budget.spacing.as_secs_f64());
+        let ahead = (grant.used_until - now).max(TimeDelta::zero());
+        target.used_until -= micros(f64::from(requests) * spacing).min(ahead);
+        if grant.is_probe {
+            target.hold = target.hold.map(|(until, reason)| match reason {
+                HoldReason::RateLimited => (until, reason),
+                HoldReason::Refused | HoldReason::Failing => (now, reason),
+            });
+        }
+        Ok(())
+    }
+
+    async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {
+        let (until, mut state) = (self.clock.now() + wait, self.state());
+        let target = state.targets.get_mut(target).expect("it is registered");
+        target.hold = Some(match target.hold {
+            Some((before, HoldReason::Refused)) => (before.max(until), HoldReason::Refused),
+            Some((before, _)) => (before.max(until), reason),
+            None => (until, reason),
+        });
+        Ok(())
+    }
+
+    async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let target = state.targets.get_mut(target).expect("it is registered");
+        target.hold = target.hold.filter(|(_, reason)| *reason == HoldReason::RateLimited);
+        Ok(())
+    }
+
+    async fn listen(&self, wake: Wake) {
+        self.state().wakes.push(wake);
+        std::future::pending::<()>().await;
+    }
+}
+
+/// As Postgres rounds an interval of so many seconds.
+#[expect(clippy::cast_possible_truncation, reason = "minutes, in microseconds")]
+fn micros(seconds: f64) -> TimeDelta {
+    TimeDelta::microseconds((seconds * 1e6).round() as i64)
+}

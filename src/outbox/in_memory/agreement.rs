@@ -1,0 +1,383 @@
+//! Holds the store in memory against the real one: the same calls, by chance, and the same answers.
+//!
+//! What the simulation shows of the one is worth as much for the other as this test is.
+
+use secrecy::SecretString;
+use sqlx::Row;
+
+use super::*;
+use crate::domain::{Acknowledgement, Dice, EventIds, Field, ValueHash};
+use crate::outbox::{LinkOrigin, Outbox};
+use crate::shops::{Concerns, Delivery};
+use crate::throwaway_postgres::{Durability, FoundPostgres, create_database, drop_database, fresh_database_name};
+
+/// Calls in one run.
+const CALLS: usize = 4_000;
+const CUSTOMERS: u32 = 7;
+
+struct Pair {
+    real: Outbox,
+    model: InMemory,
+    pool: sqlx::PgPool,
+    clock: Clock,
+    dice: Dice,
+    ids: EventIds,
+    target: TargetName,
+    budget: Option<Budget>,
+    /// Claims that were made of both, and whether they are settled.
+    claims: Vec<(ClaimedCustomer, ClaimedCustomer)>,
+    grants: Vec<(Grant, Grant)>,
+    deliveries: u32,
+}
+
+#[tokio::test]
+async fn the_store_in_memory_does_what_the_real_one_does() {
+    let given = std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok()).map(SecretString::from);
+    let postgres = FoundPostgres::find(given.as_ref(), Durability::Fast).await.expect("a Postgres");
+    let name = fresh_database_name("flexportal_sync_agreement");
+    let url = create_database(postgres.url(), &name, None).await.expect("a database");
+    for (seed, limit) in [(1, 0), (2, 100), (3, 6_000)] {
+        eprintln!("seed {seed}, {limit} requests a minute");
+        // Far ahead of Postgres' own clock, by which retry_sync() goes: what it makes due is due.
+        let clock = Clock::manual("2126-01-01T00:00:00Z".parse().expect("a time"));
+        let target = TargetName::parse("default").expect("a name");
+        let real = Outbox::new(&url, 2, clock.clone()).expect("an address");
+        real.migrate().await.expect("migrated");
+        real.register(&[], std::slice::from_ref(&target)).await.expect("registered");
+        let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
+        let pool = real.pool.clone();
+        sqlx::raw_sql("truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', held_until = null, hold_reason = null")
+            .execute(&pool)
+            .await
+            .expect("emptied");
+        let budget = Budget::per_minute(limit);
+        let (dice, ids) = (Dice::seeded(seed), EventIds::default());
+        let (claims, grants) = (vec![], vec![]);
+        let mut pair = Pair { real, model, pool, clock, dice, ids, target, budget, claims, grants, deliveries: 0 };
+        for call in 0..CALLS {
+            pair.call().await;
+            if call % 20 == 0 {
+                pair.compare(call).await;
+            }
+        }
+        assert!(pair.model.state().events.len() > 300, "there was something to disagree about");
+        pair.real.close().await;
+    }
+    drop_database(postgres.url(), &name).await.expect("dropped");
+    postgres.stop().await.expect("stopped");
+}
+
+impl Pair {
+    fn chance(&self, of: usize) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "small"
+        )]
+        let number = (self.dice.roll() * of as f64) as usize;
+        number
+    }
+
+    async fn call(&mut self) {
+        // No two things happen in the same microsecond, so that nothing is left to chance in the order.
+        self.clock.advance(Duration::from_micros(1 + u64::try_from(self.chance(1_000)).expect("small")));
+        match self.chance(16) {
+            0..=3 => self.store().await,
+            4 => self.clock.advance(Duration::from_millis(u64::try_from(self.chance(20_000)).expect("small"))),
+            5..=7 => self.claim().await,
+            8..=10 => self.settle().await,
+            11 => self.renew().await,
+            12 => self.take_budget().await,
+            13 => self.give_back().await,
+            14 => self.hold_or_resume().await,
+            _ => self.by_a_person().await,
+        }
+        let look = (self.real.look(&self.target).await, Queue::look(&self.model, &self.target).await);
+        assert_eq!(about(&look.0.expect("real")), about(&look.1.expect("model")));
+        let next = (self.real.next_due_in(&self.target).await, Queue::next_due_in(&self.model, &self.target).await);
+        let (real, model) = (next.0.expect("real"), next.1.expect("model"));
+        assert!(
+            real.zip(model).map_or(real == model, |(real, model)| real.abs_diff(model) < Duration::from_micros(5)),
+            "{real:?} {model:?}"
+        );
+    }
+
+    async fn store(&mut self) {
+        let now = self.clock.now();
+        if self.chance(10) > 0 || self.deliveries == 0 {
+            self.deliveries += 1;
+        }
+        let customer = 1 + self.chance(CUSTOMERS as usize);
+        let event = NewEvent {
+            id: self.ids.next(now),
+            source: SourceName::parse("shop").expect("a name"),
+            target: self.target.clone(),
+            received_at: now,
+            delivery: Delivery {
+                delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
+                topic: "customer.updated".into(),
+                customer: Some(ShopCustomerId::parse(format!("c{customer}")).expect("an id")),
+                email: (self.chance(2) == 0).then(|| format!("{}@example.com", self.deliveries)),
+                occurred_at: (self.chance(3) == 0).then(|| now - TimeDelta::seconds(5)),
+                concerns: Concerns::Customer,
+                payload: format!(r#"{{"n": {}}}"#, self.deliveries),
+                warnings: vec![],
+            },
+        };
+        let stored = self.real.store(std::slice::from_ref(&event)).await.expect("stored")[0];
+        assert_eq!(stored, self.model.store(&event));
+    }
+
+    async fn claim(&mut self) {
+        let limit = 1 + u32::try_from(self.chance(3)).expect("small");
+        let mut real = self.real.claim(&self.target, limit).await.expect("real");
+        let mut model = Queue::claim(&self.model, &self.target, limit).await.expect("model");
+        // Whom it takes is decided by their places; in what order they are handed out is not.
+        real.sort_by(|a, b| a.customer.cmp(&b.customer));
+        model.sort_by(|a, b| a.customer.cmp(&b.customer));
+        let shown = |claims: &[ClaimedCustomer]| {
+            claims.iter().map(|claim| (claim.customer.clone(), claim.revision, claim.claims)).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&real), shown(&model));
+        for (mut real, mut model) in real.into_iter().zip(model) {
+            let known = self.real.read(&mut real).await.expect("real");
+            let same = Queue::read(&self.model, &mut model).await.expect("model");
+            assert_eq!(events(&known.waiting), events(&same.waiting));
+            assert_eq!(events(&known.failed), events(&same.failed));
+            assert_eq!(linked(known.link.as_ref()), linked(same.link.as_ref()));
+            let ids = self.real.waiting_ids(&real).await.expect("real");
+            assert_eq!(ids, Queue::waiting_ids(&self.model, &model).await.expect("model"));
+            let email = self.real.last_known_email(&real.source, &real.customer).await.expect("real");
+            let same = Queue::last_known_email(&self.model, &model.source, &model.customer).await.expect("model");
+            assert_eq!(email, same);
+            self.claims.push((real, model));
+        }
+    }
+
+    async fn settle(&mut self) {
+        if self.claims.is_empty() {
+            return;
+        }
+        // Also one whose lease is long over, and one that was settled before.
+        let (real, model) = self.claims[self.claims.len() - 1 - self.chance(self.claims.len().min(4))].clone();
+        let settlement = self.settlement(&model);
+        let settled = self.real.settle(&real, &settlement).await.expect("real");
+        assert_eq!(settled, Queue::settle(&self.model, &model, &settlement).await.expect("model"), "{settlement:?}");
+    }
+
+    fn settlement(&self, claimed: &ClaimedCustomer) -> Settlement {
+        let now = self.clock.now();
+        let state = self.model.state();
+        let waiting = state.events_of(claimed);
+        let failed: Vec<_> = state
+            .events
+            .iter()
+            .filter(|(_, event)| event.customer == claimed.key() && event.status() == EventStatus::Failed)
+            .map(|(id, _)| *id)
+            .collect();
+        let head = waiting.last().map(|event| event.id);
+        let status = [
+            EventStatus::Synced,
+            EventStatus::Superseded,
+            EventStatus::Unchanged,
+            EventStatus::Unmatched,
+            EventStatus::Failed,
+            EventStatus::Pending,
+        ][self.chance(6)];
+        let result = |event: &WaitingEvent| EventResult {
+            event: event.id,
+            status,
+            attempts: event.attempts + 1,
+            http_status: None,
+            error_code: None,
+            error: None,
+            warnings: vec![],
+            flexportal_id: None,
+            superseded_by: head.filter(|_| status == EventStatus::Superseded),
+            attempted_as: None,
+            is_final: !matches!(status, EventStatus::Pending | EventStatus::Unmatched)
+                || self.chance(9) == 0 && status == EventStatus::Unmatched,
+        };
+        let overtaken = head.filter(|_| self.chance(2) == 0).map(|head| failed.iter().map(|id| (*id, head)).collect());
+        let id = FlexportalCustomerId::parse(format!("cus_{}", self.chance(3))).expect("an id");
+        let origin = LinkOrigin::Lookup;
+        let settled = Acknowledgement {
+            at: now,
+            event: head.unwrap_or(EventId(uuid::Uuid::nil())),
+            hash: Some(ValueHash::of(&"v")),
+            acked: Some(now),
+        };
+        let acknowledged = Acknowledged(BTreeMap::from([(Field::Phone, settled)]));
+        Settlement {
+            results: waiting.iter().map(result).collect(),
+            overtaken: overtaken.unwrap_or_default(),
+            attempts: vec![],
+            link: match self.chance(4) {
+                0 => LinkChange::Keep,
+                1 => LinkChange::Drop { flexportal_id: id },
+                2 => LinkChange::Found { flexportal_id: id, origin },
+                _ => LinkChange::Acknowledged {
+                    flexportal_id: id,
+                    origin: None,
+                    acknowledged,
+                    occurred_at: Some(now),
+                    synced_at: Some(now),
+                },
+            },
+            next: match self.chance(4) {
+                0 => Next::AsBefore,
+                1 => Next::RetryIn(Duration::from_millis(u64::try_from(self.chance(9_000)).expect("small"))),
+                _ => Next::Done,
+            },
+            rest: (self.chance(5) == 0).then(|| Duration::from_secs(u64::try_from(self.chance(9)).expect("small"))),
+        }
+    }
+
+    async fn renew(&mut self) {
+        let Some((real, model)) = self.claims.last() else { return };
+        let renewed = self.real.renew(real).await.expect("real");
+        assert_eq!(renewed, Queue::renew(&self.model, model).await.expect("model"));
+    }
+
+    async fn take_budget(&mut self) {
+        let wanted = 1 + u32::try_from(self.chance(8)).expect("small");
+        let real = self.real.take_budget(&self.target, self.budget, wanted).await.expect("real");
+        let model = Queue::take_budget(&self.model, &self.target, self.budget, wanted).await.expect("model");
+        let shown = |grant: &Grant| (grant.requests, grant.is_probe, grant.is_held, grant.wait.is_some());
+        assert_eq!(shown(&real), shown(&model));
+        assert!((real.used_until - model.used_until).abs() < TimeDelta::microseconds(100), "{real:?} {model:?}");
+        self.grants.push((real, model));
+    }
+
+    async fn give_back(&mut self) {
+        let Some((real, model)) = self.grants.pop() else { return };
+        let requests = u32::try_from(self.chance(1 + real.requests as usize)).expect("small");
+        self.real.give_back(&self.target, self.budget, &real, requests).await.expect("real");
+        Queue::give_back(&self.model, &self.target, self.budget, &model, requests).await.expect("model");
+    }
+
+    async fn hold_or_resume(&mut self) {
+        let reasons = [HoldReason::RateLimited, HoldReason::Refused, HoldReason::Failing];
+        if self.chance(2) == 0 {
+            let reason = reasons[self.chance(3)];
+            let wait = Duration::from_secs(u64::try_from(self.chance(20)).expect("small"));
+            self.real.hold(&self.target, reason, wait).await.expect("real");
+            Queue::hold(&self.model, &self.target, reason, wait).await.expect("model");
+        } else {
+            self.real.resume(&self.target).await.expect("real");
+            Queue::resume(&self.model, &self.target).await.expect("model");
+        }
+    }
+
+    async fn by_a_person(&mut self) {
+        let ids: Vec<_> = self.model.state().events.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[self.chance(ids.len())];
+        if self.chance(2) == 0 {
+            let said: String = sqlx::query_scalar("select discard_sync($1, 'why')")
+                .bind(id.0)
+                .fetch_one(&self.pool)
+                .await
+                .expect("said");
+            assert_eq!(said.starts_with("closed"), self.model.discard(id), "{said}");
+            return;
+        }
+        let said: String =
+            sqlx::query_scalar("select retry_sync($1)").bind(id.0).fetch_one(&self.pool).await.expect("said");
+        assert_eq!(said.starts_with("will"), self.model.retry(id), "{said}");
+        // The function went by Postgres' own clock.
+        let customer = self.model.state().events[&id].customer.clone();
+        let due_at = self.model.state().waiting.get(&customer).map(|waiting| waiting.due_at);
+        if let Some(due_at) = due_at {
+            sqlx::query("update waiting_customers set due_at = $1 where source = $2 and shop_customer_id = $3")
+                .bind(due_at)
+                .bind(customer.0.as_str())
+                .bind(customer.1.as_str())
+                .execute(&self.pool)
+                .await
+                .expect("as due as the other");
+        }
+    }
+
+    /// Everything that is stored.
+    async fn compare(&self, call: usize) {
+        let rows = sqlx::query("select event_id, status, attempts, forgiven_attempts, superseded_by, finished_at is not null as is_final from event_states order by event_id")
+            .fetch_all(&self.pool)
+            .await
+            .expect("rows");
+        let real: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                let count = |name: &str| u32::try_from(row.get::<i32, _>(name)).expect("a count");
+                let superseded_by = row.get::<Option<uuid::Uuid>, _>("superseded_by").map(EventId);
+                let id = EventId(row.get("event_id"));
+                (
+                    id,
+                    row.get::<String, _>("status"),
+                    count("attempts"),
+                    count("forgiven_attempts"),
+                    superseded_by,
+                    row.get::<bool, _>("is_final"),
+                )
+            })
+            .collect();
+        let model: Vec<_> = self
+            .model
+            .state()
+            .events
+            .iter()
+            .filter_map(|(id, event)| Some((*id, event.state.clone()?)))
+            .map(|(id, state)| {
+                let status = state.status.as_str().to_owned();
+                (id, status, state.attempts, state.forgiven_attempts, state.superseded_by, state.finished_at.is_some())
+            })
+            .collect();
+        assert_eq!(real, model, "events after call {call}");
+
+        let rows = sqlx::query("select shop_customer_id, priority, due_at, first_event_id, revision, attempts, lease_id is not null as is_leased, rests_until from waiting_customers order by shop_customer_id")
+            .fetch_all(&self.pool)
+            .await
+            .expect("rows");
+        let real: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (
+                    row.get::<String, _>("shop_customer_id"),
+                    row.get::<i16, _>("priority"),
+                    row.get::<DateTime<Utc>, _>("due_at"),
+                    EventId(row.get("first_event_id")),
+                    row.get::<i64, _>("revision"),
+                    row.get::<i32, _>("attempts"),
+                    row.get::<bool, _>("is_leased"),
+                    row.get::<Option<DateTime<Utc>>, _>("rests_until"),
+                )
+            })
+            .collect();
+        let model: Vec<_> = self
+            .model
+            .state()
+            .waiting
+            .iter()
+            .map(|((_, customer), w)| {
+                let id = customer.as_str().to_owned();
+                (id, w.priority, w.due_at, w.first_event_id, w.revision, w.attempts, w.lease.is_some(), w.rests_until)
+            })
+            .collect();
+        assert_eq!(real, model, "the queue after call {call}");
+    }
+}
+
+fn about(look: &Look) -> (bool, bool, bool) {
+    (look.is_due, look.has_hold, look.held_for.is_some())
+}
+
+fn events(events: &[WaitingEvent]) -> Vec<(EventId, u32, u32, DateTime<Utc>)> {
+    events.iter().map(|event| (event.id, event.attempts, event.forgiven_attempts, event.occurred_at)).collect()
+}
+
+fn linked(link: Option<&Link>) -> Option<(FlexportalCustomerId, Acknowledged)> {
+    link.map(|link| (link.flexportal_id.clone(), link.acknowledged.clone()))
+}

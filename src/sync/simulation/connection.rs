@@ -1,0 +1,122 @@
+//! A process's way to the database: it takes time, it breaks, and it ends with the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{Chance, Steps};
+use crate::domain::{Clock, EventId, ShopCustomerId, SourceName, TargetName};
+use crate::outbox::in_memory::InMemory;
+use crate::outbox::{
+    Budget, ClaimedCustomer, Grant, HoldReason, Known, Look, Queue, Settled, Settlement, StoreError, Wake,
+};
+
+/// A statement takes as long as this at most, while the database is there.
+const LONGEST_STATEMENT: Duration = Duration::from_millis(20);
+/// A connection that the database has left may notice it only by a time limit.
+const LONGEST_SILENCE: Duration = Duration::from_secs(8);
+
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) store: InMemory,
+    pub(super) is_away: Arc<AtomicBool>,
+    /// Whether the process has died: then nothing that was begun ever goes on.
+    pub(super) is_dead: Arc<AtomicBool>,
+    pub(super) chance: Chance,
+    pub(super) steps: Steps,
+}
+
+impl Connection {
+    pub(super) async fn while_alive(&self) {
+        if self.is_dead.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// One statement on its way to the database and back; if the database is away, it may have been carried out.
+    async fn statement<T>(&self, carried_out: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.while_alive().await;
+        self.steps.count();
+        tokio::time::sleep(self.chance.up_to(LONGEST_STATEMENT)).await;
+        self.while_alive().await;
+        if !self.is_away.load(Ordering::Relaxed) {
+            let result = carried_out.await;
+            tokio::time::sleep(self.chance.up_to(LONGEST_STATEMENT)).await;
+            self.while_alive().await;
+            if !self.is_away.load(Ordering::Relaxed) {
+                return result;
+            }
+        }
+        tokio::time::sleep(self.chance.up_to(LONGEST_SILENCE)).await;
+        self.while_alive().await;
+        Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut))
+    }
+}
+
+impl Queue for Connection {
+    fn clock(&self) -> &Clock {
+        self.store.clock()
+    }
+
+    async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
+        self.statement(self.store.look(target)).await
+    }
+
+    async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
+        self.statement(self.store.next_due_in(target)).await
+    }
+
+    async fn claim(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        self.statement(self.store.claim(target, limit)).await
+    }
+
+    async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
+        self.statement(self.store.read(claimed)).await
+    }
+
+    async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+        self.statement(self.store.waiting_ids(claimed)).await
+    }
+
+    async fn last_known_email(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<String>, StoreError> {
+        self.statement(self.store.last_known_email(source, customer)).await
+    }
+
+    async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {
+        self.statement(self.store.renew(claimed)).await
+    }
+
+    async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
+        self.statement(self.store.settle(claimed, settlement)).await
+    }
+
+    async fn take_budget(&self, target: &TargetName, budget: Option<Budget>, wanted: u32) -> Result<Grant, StoreError> {
+        self.statement(self.store.take_budget(target, budget, wanted)).await
+    }
+
+    async fn give_back(
+        &self,
+        target: &TargetName,
+        budget: Option<Budget>,
+        grant: &Grant,
+        requests: u32,
+    ) -> Result<(), StoreError> {
+        self.statement(self.store.give_back(target, budget, grant, requests)).await
+    }
+
+    async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {
+        self.statement(self.store.hold(target, reason, wait)).await
+    }
+
+    async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
+        self.statement(self.store.resume(target)).await
+    }
+
+    async fn listen(&self, wake: Wake) {
+        self.store.listen(wake).await;
+    }
+}

@@ -1,0 +1,266 @@
+//! A FlexPortal that loses, delays and refuses requests, and that notices whatever should never reach it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::history::{Fault, Setting};
+use super::{Chance, Steps};
+use crate::domain::Clock;
+use crate::flexportal::{Api, Exchange, FlexportalError, Found, Operation, UpdateCustomer, Updated};
+use crate::sync::fold::Moment;
+
+/// On its way to FlexPortal a request takes this long at most: what the budget leaves for the network.
+const LONGEST_WAY: Duration = Duration::from_millis(240);
+/// A request that nothing ails is carried out within this.
+const USUALLY_WITHIN: Duration = Duration::from_millis(400);
+
+#[derive(Debug, Clone)]
+pub(super) struct SimulatedFlexportal {
+    state: Arc<Mutex<State>>,
+    chance: Chance,
+    steps: Steps,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) fault: Fault,
+    /// By id: e-mail, and each field's value.
+    customers: BTreeMap<String, (String, BTreeMap<String, String>)>,
+    /// Of the last minute.
+    arrivals: VecDeque<Instant>,
+    limit: u32,
+    setting: Setting,
+    /// PUTs that were sent and can still be carried out, by customer.
+    under_way: BTreeMap<String, usize>,
+    /// When a value was said.
+    said: BTreeMap<(String, String), Vec<Moment>>,
+    /// What should never have happened.
+    pub(super) wrong: Vec<String>,
+}
+
+/// What becomes of a request.
+enum Course {
+    Answered,
+    Failed(FlexportalError),
+    /// Carried out or not, the answer is lost.
+    Dropped {
+        is_carried_out: bool,
+    },
+    /// Carried out late or never, without an answer in time.
+    Late {
+        is_carried_out: bool,
+    },
+}
+
+impl SimulatedFlexportal {
+    pub(super) fn new(setting: &Setting, chance: Chance, steps: Steps) -> Self {
+        let state = State {
+            fault: Fault::None,
+            customers: BTreeMap::new(),
+            arrivals: VecDeque::new(),
+            limit: setting.limit_of_flexportal.unwrap_or(setting.limit),
+            setting: setting.clone(),
+            under_way: BTreeMap::new(),
+            said: BTreeMap::new(),
+            wrong: vec![],
+        };
+        Self { state: Arc::new(Mutex::new(state)), chance, steps }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics holding it")
+    }
+
+    /// A request arrives and is carried out, or not; `answer` is what its sender gets to see, if it waits so long.
+    async fn receive<T: Send + 'static>(
+        self,
+        put: Option<String>,
+        carry_out: impl FnOnce(&mut State) -> Result<T, FlexportalError> + Send + 'static,
+        answer: oneshot::Sender<Result<T, FlexportalError>>,
+    ) {
+        tokio::time::sleep(self.chance.up_to(LONGEST_WAY)).await;
+        self.steps.count();
+        let (course, wait) = {
+            let mut state = self.state();
+            state.arrives();
+            let course = state.course(&self.chance);
+            let wait = match course {
+                Course::Late { .. } => state.setting.carried_out_within,
+                _ => USUALLY_WITHIN,
+            };
+            (course, self.chance.up_to(wait))
+        };
+        tokio::time::sleep(wait).await;
+        let outcome = {
+            let mut state = self.state();
+            if let Some(id) = put {
+                *state.under_way.entry(id).or_default() -= 1;
+            }
+            match course {
+                Course::Failed(error) => Some(Err(error)),
+                Course::Answered => Some(carry_out(&mut state)),
+                Course::Dropped { is_carried_out } | Course::Late { is_carried_out } => {
+                    if is_carried_out {
+                        drop(carry_out(&mut state));
+                    }
+                    None
+                }
+            }
+        };
+        match outcome {
+            Some(outcome) => drop(answer.send(outcome)),
+            None if wait > USUALLY_WITHIN => std::future::pending().await, // the connection stays open
+            None => drop(answer),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn customer(&mut self, id: &str, email: &str) {
+        self.customers.insert(id.to_owned(), (email.to_owned(), BTreeMap::new()));
+    }
+
+    /// Merges a customer into another record, as FlexPortal's support does: what is known of it stays.
+    pub(super) fn merge(&mut self, email: &str, into: &str) {
+        let id = self.customers.iter().find(|(_, (of, _))| of == email).map(|(id, _)| id.clone());
+        if let Some(record) = id.and_then(|id| self.customers.remove(&id)) {
+            self.customers.insert(into.to_owned(), record);
+        }
+    }
+
+    pub(super) fn id_of(&self, email: &str) -> Option<String> {
+        self.customers.iter().find(|(_, (of, _))| of == email).map(|(id, _)| id.clone())
+    }
+
+    pub(super) fn value(&self, email: &str, field: &str) -> Option<&str> {
+        let (_, values) = self.customers.values().find(|(of, _)| of == email)?;
+        values.get(field).map(String::as_str)
+    }
+
+    pub(super) fn is_said(&mut self, field: &str, value: &str, moment: Moment) {
+        self.said.entry((field.to_owned(), value.to_owned())).or_default().push(moment);
+    }
+
+    fn arrives(&mut self) {
+        let now = Instant::now();
+        self.arrivals.push_back(now);
+        while self.arrivals.front().is_some_and(|at| now - *at >= Duration::from_mins(1)) {
+            self.arrivals.pop_front();
+        }
+        if self.limit > 0 && self.arrivals.len() > self.limit as usize {
+            self.wrong.push(format!("{} requests within a minute, the limit is {}", self.arrivals.len(), self.limit));
+        }
+    }
+
+    fn course(&self, chance: &Chance) -> Course {
+        let unavailable = || Course::Failed(FlexportalError::Unavailable { code: None, what: "503".to_owned() });
+        match self.fault {
+            Fault::None if chance.of(self.setting.late) => Course::Late { is_carried_out: true },
+            Fault::None => Course::Answered,
+            Fault::Some => match chance.below(20) {
+                0..=2 => unavailable(),
+                3 => Course::Dropped { is_carried_out: false },
+                4 | 5 => Course::Dropped { is_carried_out: true },
+                6 => Course::Late { is_carried_out: false },
+                7 => Course::Late { is_carried_out: true },
+                _ => Course::Answered,
+            },
+            Fault::Down => unavailable(),
+            Fault::Hanging => Course::Late { is_carried_out: chance.of(0.7) },
+            Fault::Unauthorized => Course::Failed(FlexportalError::Unauthorized { code: None }),
+            Fault::Limiting => {
+                let retry_after = Duration::from_secs([0, 1, 20, 60][chance.below(4)]);
+                Course::Failed(FlexportalError::RateLimited { retry_after })
+            }
+        }
+    }
+
+    fn update(&mut self, id: &str, body: &Json) -> Result<Updated, FlexportalError> {
+        let Some((email, values)) = self.customers.get_mut(id) else { return Err(FlexportalError::CustomerNotFound) };
+        let fields = body.as_object().into_iter().flatten().filter(|(field, _)| *field != "customerId");
+        let given: Vec<_> =
+            fields.filter_map(|(field, value)| Some((field.clone(), value.as_str()?.to_owned()))).collect();
+        if given.iter().any(|(_, value)| value.starts_with("refused")) {
+            return Err(FlexportalError::Refused { code: None, message: "not a value".to_owned() });
+        }
+        for (field, value) in given {
+            if let Some(before) = values.get(&field) {
+                let moments = |value: &str| self.said.get(&(field.clone(), value.to_owned()));
+                let newest = moments(&value).and_then(|moments| moments.iter().max());
+                let oldest_before = moments(before).and_then(|moments| moments.iter().min());
+                if newest < oldest_before {
+                    self.wrong.push(format!("{id}: {field} went back from {before} to {value}, which is older"));
+                }
+            }
+            values.insert(field, value);
+        }
+        Ok(Updated { email: Some(email.clone()) })
+    }
+
+    fn find(&self, email: &str, inactive: bool) -> Vec<Found> {
+        let found = self.customers.iter().filter(|(_, (of, _))| !inactive && of.eq_ignore_ascii_case(email));
+        found.map(|(id, (email, _))| Found { customer_id: id.clone(), email: email.clone() }).collect()
+    }
+}
+
+/// A worker's line to it.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) flexportal: SimulatedFlexportal,
+    pub(super) timeout: Duration,
+    pub(super) longest_under_way: Duration,
+    pub(super) clock: Clock,
+}
+
+impl Line {
+    async fn ask<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        put: Option<String>,
+        request_body: Option<String>,
+        carry_out: impl FnOnce(&mut State) -> Result<T, FlexportalError> + Send + 'static,
+    ) -> Exchange<T> {
+        let (started_at, start) = (self.clock.now(), Instant::now());
+        let (answer, answered) = oneshot::channel();
+        // It goes on its way, whatever becomes of the worker.
+        tokio::spawn(self.flexportal.clone().receive(put, carry_out, answer));
+        let outcome = match tokio::time::timeout(self.timeout, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(FlexportalError::Disconnected("dropped".to_owned())),
+            Err(_) => Err(FlexportalError::TimedOut),
+        };
+        let duration = start.elapsed();
+        Exchange { operation, started_at, duration, request_body, http_status: None, response_body: None, outcome }
+    }
+}
+
+impl Api for Line {
+    fn longest_under_way(&self) -> Duration {
+        self.longest_under_way
+    }
+
+    async fn update_customer(&self, update: &UpdateCustomer, body: String, _key: &str) -> Exchange<Updated> {
+        let id = update.customer_id.as_str().to_owned();
+        {
+            let mut state = self.flexportal.state();
+            let under_way = state.under_way.entry(id.clone()).or_default();
+            *under_way += 1;
+            if *under_way > 1 {
+                state.wrong.push(format!("{id}: two requests are under way"));
+            }
+        }
+        let parsed: Json = serde_json::from_str(&body).expect("a body");
+        let put = Some(id.clone());
+        self.ask(Operation::UpdateCustomer, put, Some(body), move |state| state.update(&id, &parsed)).await
+    }
+
+    async fn find_by_email(&self, email: &str, inactive: bool) -> Exchange<Vec<Found>> {
+        let email = email.to_owned();
+        self.ask(Operation::FindByEmail, None, None, move |state| Ok(state.find(&email, inactive))).await
+    }
+}

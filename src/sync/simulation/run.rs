@@ -1,0 +1,288 @@
+//! A run: carries the actions out one by one, brings everything to rest, and tells whether the promise was kept.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connection;
+use super::flexportal::{Line, SimulatedFlexportal};
+use super::history::{Action, CUSTOMERS, Fault, Setting, Value};
+use super::reference::{self, Words};
+use super::{Chance, Steps};
+use crate::config::{CountryFormat, ShopKind, Source};
+use crate::domain::{Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, RetryPolicy, TargetName};
+use crate::outbox::in_memory::{Event, InMemory};
+use crate::outbox::{Budget, NewEvent, StoreOutcome, Wake};
+use crate::shops::{Concerns, Delivery, Shop};
+use crate::sync::requests::TargetLine;
+use crate::sync::translate::Wishes;
+use crate::sync::{Rules, Worker};
+
+const FIELD_NAMES: [&str; super::history::FIELDS] = ["firstName", "phone", "company"];
+/// Once everything is mended, whatever waits is settled by then: the longest wait there is, and time to work it off.
+const AT_REST_WITHIN: Duration = Duration::from_hours(3);
+
+pub(super) struct Simulation {
+    setting: Setting,
+    store: InMemory,
+    flexportal: SimulatedFlexportal,
+    database_is_away: Arc<AtomicBool>,
+    replicas: Vec<Replica>,
+    shop: Arc<Shop>,
+    clock: Clock,
+    ids: EventIds,
+    chance: Chance,
+    steps: Steps,
+    target: TargetName,
+    deliveries: usize,
+    last: Option<NewEvent>,
+    /// By customer.
+    words: BTreeMap<usize, Words>,
+    merges: usize,
+}
+
+struct Replica {
+    is_dead: Arc<AtomicBool>,
+    shutdown: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+fn email(customer: usize) -> String {
+    format!("customer{customer}@example.com")
+}
+
+impl Simulation {
+    pub(super) fn new(setting: Setting) -> Self {
+        let clock = Clock::Simulated {
+            start: "2026-11-23T10:00:00Z".parse().expect("a time"),
+            since: tokio::time::Instant::now(),
+        };
+        let target = TargetName::parse("default").expect("a name");
+        let (chance, steps) = (Chance(Dice::seeded(setting.seed)), Steps::default());
+        let flexportal = SimulatedFlexportal::new(&setting, chance.clone(), steps.clone());
+        for customer in 0..CUSTOMERS - 1 {
+            flexportal.state().customer(&format!("cus_{customer}"), &email(customer));
+        }
+        let mut simulation = Self {
+            store: InMemory::new(clock.clone(), std::slice::from_ref(&target)),
+            flexportal,
+            database_is_away: Arc::default(),
+            replicas: vec![],
+            shop: Arc::new(Shop::new(Source::of_kind(ShopKind::Generic)).expect("a shop")),
+            clock,
+            ids: EventIds::default(),
+            chance,
+            steps,
+            target,
+            deliveries: 0,
+            last: None,
+            words: BTreeMap::new(),
+            merges: 0,
+            setting,
+        };
+        for _ in 0..simulation.setting.replicas {
+            let replica = simulation.replica();
+            simulation.replicas.push(replica);
+        }
+        simulation
+    }
+
+    fn replica(&self) -> Replica {
+        let is_dead = Arc::<AtomicBool>::default();
+        let connection = Connection {
+            store: self.store.clone(),
+            is_away: self.database_is_away.clone(),
+            is_dead: is_dead.clone(),
+            chance: self.chance.clone(),
+            steps: self.steps.clone(),
+        };
+        let rules = Rules {
+            shops: BTreeMap::from([(self.shop.source().name.clone(), self.shop.clone())]),
+            retry: RetryPolicy::default(),
+            unmatched_retry_interval: Duration::from_mins(10),
+            unmatched_max_age: Duration::from_hours(24 * 30),
+            dice: self.chance.0.clone(),
+        };
+        let line = TargetLine {
+            name: self.target.clone(),
+            api: Line {
+                flexportal: self.flexportal.clone(),
+                timeout: self.setting.timeout,
+                longest_under_way: self.setting.timeout * 2 + Duration::from_secs(5),
+                clock: self.clock.clone(),
+            },
+            budget: Budget::per_minute(self.setting.limit),
+            wishes: Wishes { country_format: CountryFormat::Name, send_email: false },
+            mood: Mutex::default(),
+        };
+        let worker =
+            Worker::from_parts(connection, rules, vec![Arc::new(line)], self.setting.concurrency, Wake::default());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(worker.run(shutdown.clone()));
+        Replica { is_dead, shutdown, running }
+    }
+
+    pub(super) async fn carry_out(&mut self, action: &Action) {
+        match action {
+            Action::Deliver { customer, seconds_ago, says, with_id } => {
+                self.deliver(*customer, *seconds_ago, says, *with_id);
+            }
+            Action::DeliverAgain => {
+                if let Some(last) = self.last.clone().filter(|_| !self.is_away()) {
+                    let again = NewEvent { id: self.ids.next(self.clock.now()), ..last };
+                    assert!(matches!(self.store.store(&again), StoreOutcome::Duplicate(_)));
+                }
+            }
+            Action::Pass(time) => tokio::time::sleep(*time).await,
+            Action::Flexportal(fault) => self.flexportal.state().fault = *fault,
+            Action::NewCustomer => self.new_customer(),
+            Action::Merge { customer } => {
+                self.merges += 1;
+                self.flexportal.state().merge(&email(*customer), &format!("cus_{customer}_{}", self.merges));
+            }
+            Action::Database { is_away } => self.database_is_away.store(*is_away, Ordering::Relaxed),
+            Action::Kill { replica } => self.replace(*replica, false),
+            Action::Restart { replica } => self.replace(*replica, true),
+            Action::RetryFailed { nth } => {
+                if let Some(failed) = self.failed(*nth).filter(|_| !self.is_away()) {
+                    self.store.retry(failed);
+                }
+            }
+            Action::DiscardFailed { nth } => {
+                if let Some(failed) = self.failed(*nth).filter(|_| !self.is_away()) {
+                    self.store.discard(failed);
+                }
+            }
+        }
+        // Others get their turn between any two.
+        tokio::task::yield_now().await;
+    }
+
+    fn is_away(&self) -> bool {
+        self.database_is_away.load(Ordering::Relaxed)
+    }
+
+    fn new_customer(&mut self) {
+        let (email, mut state) = (email(CUSTOMERS - 1), self.flexportal.state());
+        if state.id_of(&email).is_none() {
+            state.customer("cus_new", &email);
+        }
+    }
+
+    fn replace(&mut self, nth: usize, in_order: bool) {
+        let nth = nth % self.replicas.len();
+        let next = self.replica();
+        let before = std::mem::replace(&mut self.replicas[nth], next);
+        if in_order {
+            before.shutdown.cancel();
+        } else {
+            before.is_dead.store(true, Ordering::Relaxed);
+            before.running.abort();
+        }
+    }
+
+    fn failed(&self, nth: usize) -> Option<EventId> {
+        let state = self.store.state();
+        let mut failed = state.events.iter().filter(|(_, event)| event.status() == EventStatus::Failed);
+        failed.nth(nth).map(|(id, _)| *id)
+    }
+
+    /// The shop tells of a change. While the database is away it is answered 503, and nothing was promised.
+    fn deliver(&mut self, customer: usize, seconds_ago: u8, says: &[(usize, Value)], with_id: bool) {
+        if self.is_away() {
+            return;
+        }
+        self.deliveries += 1;
+        let now = self.clock.now();
+        let id = self.ids.next(now);
+        let occurred_at = now - TimeDelta::seconds(seconds_ago.into());
+        let mut data = json!({"customerId": format!("shop-{customer}"), "email": email(customer)});
+        if let Some(flexportal_id) = self.flexportal.state().id_of(&email(customer)).filter(|_| with_id) {
+            data["flexportalCustomerId"] = json!(flexportal_id);
+        }
+        let words = self.words.entry(customer).or_default();
+        for (field, value) in says {
+            let name = FIELD_NAMES[*field];
+            let last = words.iter().filter(|((of, _), _)| *of == name).max_by_key(|((_, (_, id)), _)| *id);
+            let text = match value {
+                Value::Null => String::new(),
+                Value::Refused => format!("refused {customer}.{}", self.deliveries),
+                Value::Same => {
+                    last.map_or_else(|| format!("{customer}.{}", self.deliveries), |(_, (_, text))| text.clone())
+                }
+                Value::New => format!("{customer}.{}", self.deliveries),
+            };
+            let value = if text.is_empty() { Value::Null } else { *value };
+            data[name] = if text.is_empty() { json!(null) } else { json!(text) };
+            self.flexportal.state().is_said(name, &text, (occurred_at, id));
+            words.insert((name, (occurred_at, id)), (value, text));
+        }
+        let payload = json!({"type": "customer.updated", "timestamp": occurred_at, "data": data}).to_string();
+        let topic = "customer.updated".to_owned();
+        let event = self.shop.read(&topic, &payload).expect("it can be read");
+        let delivery = Delivery {
+            delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
+            topic,
+            email: event.email().map(str::to_owned),
+            customer: Some(event.customer),
+            occurred_at: Some(occurred_at),
+            concerns: Concerns::Customer,
+            payload,
+            warnings: vec![],
+        };
+        let source = self.shop.source().name.clone();
+        let event = NewEvent { id, source, target: self.target.clone(), received_at: now, delivery };
+        if self.chance.of(self.setting.loses_events) {
+            return;
+        }
+        self.store.store(&event);
+        self.last = Some(event);
+    }
+
+    /// Everything is mended, and nothing new arrives.
+    pub(super) async fn come_to_rest(&mut self) {
+        self.flexportal.state().fault = Fault::None;
+        self.database_is_away.store(false, Ordering::Relaxed);
+        self.new_customer();
+        let at_rest = async {
+            while !self.store.state().waiting.is_empty() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(AT_REST_WITHIN, at_rest).await;
+        // What is late arrives still.
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        for replica in &self.replicas {
+            replica.shutdown.cancel();
+        }
+    }
+
+    /// The steps it took, or what was wrong.
+    pub(super) fn verdict(&self) -> Result<u64, String> {
+        let (store, flexportal) = (self.store.state(), self.flexportal.state());
+        let mut wrong = flexportal.wrong.clone();
+        for ((_, customer), waiting) in &store.waiting {
+            wrong.push(format!("{customer} waits for ever: {waiting:?}"));
+        }
+        for (id, event) in &store.events {
+            let status = event.status();
+            let is_final = event.state.as_ref().is_some_and(|state| state.finished_at.is_some());
+            if !is_final {
+                wrong.push(format!("{id} of {} is {status} for ever", event.customer.1));
+            }
+        }
+        let status = |id| store.events.get(&id).map_or(EventStatus::Pending, Event::status);
+        for (customer, words) in &self.words {
+            for field in FIELD_NAMES {
+                let found = reference::check(words, field, flexportal.value(&email(*customer), field), status);
+                wrong.extend(found.map(|found| format!("shop-{customer}: {found}")));
+            }
+        }
+        if wrong.is_empty() { Ok(self.steps.so_far()) } else { Err(wrong.join("\n")) }
+    }
+}
