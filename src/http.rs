@@ -40,8 +40,10 @@ pub struct AppState {
     pub reading: Arc<Semaphore>,
 }
 
-/// Shopify gives up after 5 s; a slower body or commit is answered before, and sent again.
+/// Once a delivery has been read. Shopify gives up after 5 s; a slower commit is answered before, and sent again.
 const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
+/// A body may take this long to arrive: `WooCommerce` waits for a minute, and never sends again.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// Room for bodies that are being read, in bytes.
 pub const MAX_READING_BYTES: usize = 128 * 1024 * 1024;

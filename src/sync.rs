@@ -111,7 +111,7 @@ pub(crate) async fn sync_customer(
     record: &mut Record,
 ) -> Result<Settlement, Interrupted> {
     let (read, unreadable) = read_all(&known.waiting, |event| shop.read(&event.topic, &event.payload));
-    let (failed, _) = read_all(&known.failed, |event| shop.read(&event.topic, &event.payload));
+    let (given_up, _) = read_all(&known.given_up, |event| shop.read(&event.topic, &event.payload));
     let link = known.link.as_ref();
     let mut who = known_id(shop, claimed, &read, link);
     let mut stale = None;
@@ -151,7 +151,7 @@ pub(crate) async fn sync_customer(
             Err(interrupted @ (Interrupted::ClaimLost | Interrupted::Store(_))) => return Err(interrupted),
         }
     };
-    let overtaken = fold::overtaken(&failed, &folded, &acknowledged);
+    let overtaken = fold::overtaken(&given_up, &folded, &acknowledged);
     let closing = Closing {
         rules,
         waiting: &known.waiting,
@@ -163,11 +163,12 @@ pub(crate) async fn sync_customer(
     Ok(closing.settlement(end, unreadable, overtaken, acknowledged, std::mem::take(record)))
 }
 
-/// What this very customer of FlexPortal acknowledged; another one's word says nothing of it.
+/// What this very customer of FlexPortal acknowledged; of another one's only what was said, not the values.
 fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>) -> Acknowledged {
     match (who, link) {
+        (_, None) => Acknowledged::default(),
         (Some(who), Some(link)) if who.id == link.flexportal_id => link.acknowledged.clone(),
-        _ => Acknowledged::default(),
+        (_, Some(link)) => link.acknowledged.without_values(),
     }
 }
 
@@ -188,23 +189,21 @@ fn read_all(
     (good, bad)
 }
 
-/// An id carried by the event, else the link's.
+/// An id carried by the event, else the link's, else, where it is configured so, the shop's own.
 fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Option<&Link>) -> Option<Identified> {
-    let carried = match shop.source().identity {
+    // An old event must not tie its customer to what it was before.
+    let newest_settled = link.and_then(|link| link.acknowledged.newest());
+    let carried = fold::newest_flexportal_id(read)
+        .filter(|(moment, _)| newest_settled.is_none_or(|settled| settled <= *moment))
+        .map(|(_, id)| id.clone());
+    let linked = link.map(|link| link.flexportal_id.clone());
+    let same = match shop.source().identity {
         Identity::SameId => FlexportalCustomerId::parse(claimed.customer.as_str()).ok(),
-        Identity::Email => {
-            // An old event must not tie its customer to what it was before.
-            let newest_settled = link.and_then(|link| link.acknowledged.newest());
-            fold::newest_flexportal_id(read)
-                .filter(|(moment, _)| newest_settled.is_none_or(|settled| settled < *moment))
-                .map(|(_, id)| id.clone())
-        }
+        Identity::Email => None,
     };
     let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id == *id);
-    match carried {
-        Some(id) => Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id }),
-        None => link.map(|link| Identified { id: link.flexportal_id.clone(), origin: None }),
-    }
+    let id = carried.or(linked).or(same)?;
+    Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id })
 }
 
 /// The requests of one customer's sync, in order.
@@ -287,14 +286,18 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
 
     async fn look_up(&mut self) -> Result<Result<Match, FlexportalError>, Interrupted> {
         let Some(email) = self.email().await? else { return Ok(Ok(Match::None)) };
-        for (form, inactive) in identify::questions(&email) {
-            let exchange = self.requests.find_by_email(&form, inactive).await?;
-            match self.recorded(exchange) {
-                Ok(found) => match identify::matching(&email, &found) {
-                    Match::None => {}
-                    answer @ (Match::One(_) | Match::Several) => return Ok(Ok(answer)),
-                },
-                Err(error) => return Ok(Err(error)),
+        for inactive in [false, true] {
+            let mut found = Vec::new();
+            for form in identify::forms(&email) {
+                let exchange = self.requests.find_by_email(&form, inactive).await?;
+                match self.recorded(exchange) {
+                    Ok(more) => found.extend(more),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            match identify::matching(&email, &found) {
+                Match::None => {}
+                answer @ (Match::One(_) | Match::Several) => return Ok(Ok(answer)),
             }
         }
         Ok(Ok(Match::None))

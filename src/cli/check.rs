@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::config::{Config, ConfigError, Needs};
+use crate::config::{Config, ConfigError, Needs, Target};
 use crate::domain::Clock;
 use crate::flexportal::Client;
-use crate::outbox::Outbox;
+use crate::outbox::{Budget, HoldReason, Outbox};
 use crate::service::Role;
 
 /// `check`
@@ -50,39 +50,28 @@ impl Check {
             }
         };
         if let Some(config) = config {
-            database(&config, &mut report).await;
+            let outbox = database(&config, &mut report).await;
             for target in &config.targets {
-                let what = format!("FlexPortal `{}`", target.name);
-                let pinged = match Client::new(target, Clock::System) {
-                    Ok(client) => client.ping().await.map_err(|error| error.to_string()),
-                    Err(error) => Err(error),
-                };
-                match pinged {
-                    Ok(()) => Report::good(&what, &format!("{} takes the credentials", target.base_url)),
-                    Err(error) => report.bad(
-                        &what,
-                        &format!(
-                            "{error}; check FLEXPORTAL_API_KEY, FLEXPORTAL_TENANT_ID and the region ({})",
-                            target.base_url
-                        ),
-                    ),
-                }
+                flexportal(target, outbox.as_ref(), &mut report).await;
             }
         }
         Ok(if report.any_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-async fn database(config: &Config, report: &mut Report) {
-    let Some(url) = &config.database_url else { return };
-    let outbox = match Outbox::new(url, 1, Clock::System) {
+/// The outbox, if it can be asked for more.
+async fn database(config: &Config, report: &mut Report) -> Option<Outbox> {
+    let outbox = match Outbox::new(config.database_url.as_ref()?, 1, Clock::System) {
         Ok(outbox) => outbox,
-        Err(error) => return report.bad("database", &error),
+        Err(error) => {
+            report.bad("database", &error);
+            return None;
+        }
     };
     match outbox.server_version().await {
         Err(error) => {
-            return report
-                .bad("database", &format!("{error}; check that Postgres runs and that DATABASE_URL is right"));
+            report.bad("database", &format!("{error}; check that Postgres runs and that DATABASE_URL is right"));
+            return None;
         }
         Ok(version) => {
             let major = version.split(['.', ' ']).next().and_then(|major| major.parse::<u32>().ok());
@@ -94,10 +83,61 @@ async fn database(config: &Config, report: &mut Report) {
         }
     }
     match outbox.missing_migrations().await {
-        Ok(0) => Report::good("migrations", "all applied"),
+        Ok(0) => {
+            Report::good("migrations", "all applied");
+            return Some(outbox);
+        }
         Ok(missing) => report.bad("migrations", &format!("{missing} are missing: run flexportal-sync migrate")),
         Err(error) => report.bad("migrations", &error.to_string()),
     }
+    None
+}
+
+/// What the service has met with, then whether the credentials are taken now.
+async fn flexportal(target: &Target, outbox: Option<&Outbox>, report: &mut Report) {
+    let what = format!("FlexPortal `{}`", target.name);
+    if let Some(outbox) = outbox {
+        match outbox.hold_of(&target.name).await {
+            Ok(None) => {}
+            Ok(Some(HoldReason::RateLimited)) => Report::note(&what, "held after an answer 429: it goes on by itself"),
+            Ok(Some(HoldReason::Refused)) => report.bad(
+                &what,
+                "paused: FlexPortal answered 401 or 403, and events wait; mend FLEXPORTAL_API_KEY, its permissions, or \
+                 FLEXPORTAL_TENANT_ID, and it goes on by itself within 30 s",
+            ),
+            Ok(Some(HoldReason::Failing)) => report.bad(
+                &what,
+                "paused: FlexPortal failed one customer after the other, and events wait; it is probed every 30 s and \
+                 goes on by itself",
+            ),
+            Err(error) => report.bad(&what, &error.to_string()),
+        }
+        if !has_leave(target, outbox).await {
+            return Report::note(&what, "not asked: the request budget is used up just now; try again in a moment");
+        }
+    }
+    let pinged = match Client::new(target, Clock::System) {
+        Ok(client) => client.ping().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error),
+    };
+    match pinged {
+        Ok(()) => Report::good(&what, &format!("{} takes the credentials", target.base_url)),
+        Err(error) => report.bad(
+            &what,
+            &format!("{error}; check FLEXPORTAL_API_KEY, FLEXPORTAL_TENANT_ID and the region ({})", target.base_url),
+        ),
+    }
+}
+
+/// The one request of this command counts as any other. A target that is held may be asked nevertheless, and one that
+/// the service does not know yet has no budget.
+async fn has_leave(target: &Target, outbox: &Outbox) -> bool {
+    let Some(budget) = Budget::per_minute(target.rate_limit_per_minute) else { return true };
+    let known = outbox.look(&target.name).await;
+    if known.is_ok_and(|look| look.has_hold) {
+        return true;
+    }
+    outbox.take_budget(&target.name, Some(budget), 1).await.map_or(true, |grant| grant.requests > 0)
 }
 
 async fn alive(config: &Config) -> anyhow::Result<ExitCode> {

@@ -68,13 +68,27 @@ impl Send {
             200 => ExitCode::SUCCESS,
             401 => bail!("the signature was refused: compare --secret and --kind with the service's configuration"),
             404 => bail!("there is no such source: the path is /webhooks/<name>, and its secret must be configured"),
-            _ => ExitCode::FAILURE,
+            413 => bail!("the body is too large for the service: see its MAX_BODY_BYTES"),
+            503 => bail!("the service cannot store it now: see its log, and /readyz"),
+            _ => bail!("it was not taken: the answer above says what is wrong with body or topic"),
         })
+    }
+
+    /// A whole customer, or of a deleted one the id alone, as the topic wants it.
+    fn sample(&self) -> anyhow::Result<Value> {
+        let mut body = sample(self.kind, Clock::System.now())?;
+        if matches!(self.topic.as_deref(), Some("customers/delete" | "customer.deleted")) {
+            match self.kind {
+                ShopKind::Shopify | ShopKind::WooCommerce => body = serde_json::json!({"id": body["id"]}),
+                ShopKind::Generic => body["type"] = "customer.deleted".into(),
+            }
+        }
+        Ok(body)
     }
 
     fn body(&self) -> anyhow::Result<Vec<u8>> {
         match &self.file {
-            None => Ok(serde_json::to_vec(&sample(self.kind, Clock::System.now())?)?),
+            None => Ok(serde_json::to_vec(&self.sample()?)?),
             Some(path) if path.as_os_str() == "-" => {
                 let mut body = Vec::new();
                 std::io::Read::read_to_end(&mut std::io::stdin(), &mut body).context("cannot read standard input")?;

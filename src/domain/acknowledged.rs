@@ -20,6 +20,14 @@ impl Acknowledged {
         self.0.values().map(|settled| (settled.at, settled.event)).max()
     }
 
+    /// The words without their values: all that is known where another customer of FlexPortal has taken the place of
+    /// the one that acknowledged them. What was said is said, and nothing older is to follow.
+    #[must_use]
+    pub fn without_values(&self) -> Self {
+        let bare = |known: &Acknowledgement| Acknowledgement { hash: None, acked: None, ..known.clone() };
+        Self(self.0.iter().map(|(field, known)| (*field, bare(known))).collect())
+    }
+
     /// Takes note of words that went out in a request of which nobody knows whether it was carried out: no value is
     /// known any more, and nothing older may follow.
     pub fn doubt(&mut self, sent: impl Iterator<Item = (Field, (DateTime<Utc>, EventId))>) {

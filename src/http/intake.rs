@@ -8,19 +8,23 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{ANSWER_WITHIN, AppState, Problem};
+use super::{ANSWER_WITHIN, AppState, Problem, READ_WITHIN};
 use crate::domain::EventId;
-use crate::outbox::{CommitError, NewEvent, StoreOutcome};
+use crate::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
 use crate::shops::{Received, Rejection, Shop};
 
 /// Seconds after which a shop may try again when the database is away or the line is full.
 const RETRY_AFTER_SECONDS: u16 = 5;
+
+/// Of a body that is too large, so much is read on and thrown away.
+const DISCARDED_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Serialize)]
 struct Answer {
@@ -41,10 +45,7 @@ pub(super) async fn receive(
     let Some(shop) = shop.cloned() else {
         return Problem::new(StatusCode::NOT_FOUND, "no such source is configured").response();
     };
-    let result = tokio::time::timeout(ANSWER_WITHIN, take(&state, &shop, &headers, body)).await;
-    let result =
-        result.unwrap_or_else(|_| Err(Problem::unavailable("it took too long: try again", RETRY_AFTER_SECONDS)));
-    match result {
+    match take(&state, &shop, &headers, body).await {
         Ok(answer) => {
             let event_id = answer.event_id.map(|id| id.to_string());
             tracing::info!(source = %shop.source().name, result = answer.status, event.id = event_id, "delivery answered");
@@ -66,12 +67,43 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
     let Some(committer) = &state.committer else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "this process takes no webhooks"));
     };
-    let (body, _room) = read(state, body).await?;
-    if shop.is_unsigned_ping(headers, &body) {
+    refuse_announced(state, headers)?;
+    let read = tokio::time::timeout(READ_WITHIN, read(state, body)).await;
+    let (body, _room) = read.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {} s", READ_WITHIN.as_secs());
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
+    })?;
+    let storing = store(state, shop, committer, headers, &body);
+    let stored = tokio::time::timeout(ANSWER_WITHIN, storing).await;
+    stored.unwrap_or_else(|_| Err(Problem::unavailable("it took too long: try again", RETRY_AFTER_SECONDS)))
+}
+
+/// A body that announces itself as far too large is not waited for; nor is one too large whose sender asks first.
+/// Others are read on for a while, so that a sender who is at it reads the answer.
+fn refuse_announced(state: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let limit = if headers.contains_key(EXPECT) { 0 } else { DISCARDED_BYTES };
+    let is_refused = announced.is_some_and(|length| length > state.max_body_bytes && length > limit);
+    if is_refused { Err(too_large(state)) } else { Ok(()) }
+}
+
+fn too_large(state: &AppState) -> Problem {
+    let detail = format!("the body is larger than {} bytes (MAX_BODY_BYTES)", state.max_body_bytes);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+async fn store(
+    state: &AppState,
+    shop: &Shop,
+    committer: &Committer,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Answer, Problem> {
+    if shop.is_unsigned_ping(headers, body) {
         return Ok(Answer { status: "ignored", event_id: None, reason: Some("set-up ping") });
     }
     let received_at = state.clock.now();
-    let verified = shop.verify(headers, &body, received_at)?;
+    let verified = shop.verify(headers, body, received_at)?;
     let delivery = match shop.receive(&verified)? {
         Received::Ignored(reason) => return Ok(Answer { status: "ignored", event_id: None, reason: Some(reason) }),
         Received::Delivery(delivery) => *delivery,
@@ -102,8 +134,7 @@ async fn read(state: &AppState, mut body: Body) -> Result<(Vec<u8>, Option<Owned
         let Ok(chunk) = frame.into_data() else { continue };
         if bytes.len() + chunk.len() > state.max_body_bytes {
             discard(body).await;
-            let detail = format!("the body is larger than {} bytes (MAX_BODY_BYTES)", state.max_body_bytes);
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+            return Err(too_large(state));
         }
         let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
         let more = state.reading.clone().try_acquire_many_owned(size);
@@ -120,11 +151,10 @@ async fn read(state: &AppState, mut body: Body) -> Result<(Vec<u8>, Option<Owned
 /// Reads on for a while without keeping anything: who is still sending would take a closed connection for an error
 /// of ours, and not read the answer.
 async fn discard(mut body: Body) {
-    const AT_MOST: usize = 8 * 1024 * 1024;
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
         discarded += frame.data_ref().map_or(0, axum::body::Bytes::len);
-        if discarded > AT_MOST {
+        if discarded > DISCARDED_BYTES {
             return;
         }
     }

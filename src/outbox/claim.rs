@@ -13,8 +13,8 @@ use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, LeaseId, ShopCu
 /// claim.
 const MAX_EVENTS: i64 = 1000;
 
-/// Failed events of one customer that a newer change is compared with.
-const MAX_FAILED: i64 = 100;
+/// Events given up of one customer that a newer change is compared with.
+const MAX_GIVEN_UP: i64 = 100;
 
 /// Payloads of one customer that are read at once, in bytes; at least one event is.
 const MAX_BYTES: i64 = 8 * 1024 * 1024;
@@ -60,8 +60,8 @@ pub struct WaitingEvent {
 pub struct Known {
     /// Its waiting events, oldest arrival first.
     pub waiting: Vec<WaitingEvent>,
-    /// Its failed ones: a newer change closes those it speaks for.
-    pub failed: Vec<WaitingEvent>,
+    /// Those given up as failed or unmatched: a newer change closes those it speaks for.
+    pub given_up: Vec<WaitingEvent>,
     /// Who it is in FlexPortal, if that was found before.
     pub link: Option<Link>,
 }
@@ -161,9 +161,9 @@ impl Outbox {
     /// [`StoreError`].
     pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let waiting = self.waiting_events(claimed).await?;
-        let (link, has_failed) = self.link(claimed).await?;
-        let failed = if has_failed { self.failed_events(claimed).await? } else { vec![] };
-        Ok(Known { waiting, failed, link })
+        let (link, has_given_up) = self.link(claimed).await?;
+        let given_up = if has_given_up { self.given_up_events(claimed).await? } else { vec![] };
+        Ok(Known { waiting, given_up, link })
     }
 
     async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
@@ -335,7 +335,7 @@ impl Outbox {
         Ok(wait.flatten().map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
     }
 
-    /// The link of a claimed customer, and whether it has failed events.
+    /// The link of a claimed customer, and whether events of it were given up.
     async fn link(&self, claimed: &ClaimedCustomer) -> Result<(Option<Link>, bool), StoreError> {
         let row = sqlx::query!(
             r#"
@@ -347,8 +347,9 @@ impl Outbox {
                     from event_states
                     where source = $1
                       and shop_customer_id = $2
-                      and status = 'failed'
-                ) as "has_failed!"
+                      and status in ('failed', 'unmatched')
+                      and finished_at is not null
+                ) as "has_given_up!"
             from (select) as always
             left join customer_links link
                 on link.source = $1
@@ -361,11 +362,11 @@ impl Outbox {
         .await?;
         let link = row.flexportal_id.zip(row.acknowledged);
         let link = link.map(|(flexportal_id, known)| Link { flexportal_id, acknowledged: known.0 });
-        Ok((link, row.has_failed))
+        Ok((link, row.has_given_up))
     }
 
-    /// The newest failed events of a customer.
-    async fn failed_events(&self, claimed: &ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+    /// The newest events of a customer that were given up.
+    async fn given_up_events(&self, claimed: &ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
         let rows = sqlx::query!(
             r#"
             select
@@ -380,13 +381,14 @@ impl Outbox {
             join deliveries d on d.id = s.event_id
             where s.source = $1
               and s.shop_customer_id = $2
-              and s.status = 'failed'
+              and s.status in ('failed', 'unmatched')
+              and s.finished_at is not null
             order by d.id desc
             limit $3
             "#,
             claimed.source.as_str(),
             claimed.customer.as_str(),
-            MAX_FAILED,
+            MAX_GIVEN_UP,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -73,6 +73,12 @@ pub(crate) struct Target {
     pub(crate) hold: Option<(DateTime<Utc>, HoldReason)>,
 }
 
+impl EventState {
+    fn is_given_up(&self) -> bool {
+        matches!(self.status, EventStatus::Failed | EventStatus::Unmatched) && self.finished_at.is_some()
+    }
+}
+
 impl Waiting {
     fn is_claimable(&self, now: DateTime<Utc>) -> bool {
         self.due_at <= now
@@ -90,6 +96,10 @@ impl Event {
         self.state.as_ref().is_none_or(|state| {
             matches!(state.status, EventStatus::Pending | EventStatus::Unmatched) && state.finished_at.is_none()
         })
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.state.as_ref().is_some_and(EventState::is_given_up)
     }
 
     fn read(&self, id: EventId) -> WaitingEvent {
@@ -221,7 +231,8 @@ impl State {
             LinkChange::Found { flexportal_id, .. } => {
                 let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
                 if link.flexportal_id != *flexportal_id {
-                    *link = fresh(flexportal_id);
+                    let acknowledged = link.acknowledged.without_values();
+                    *link = Link { flexportal_id: flexportal_id.clone(), acknowledged };
                 }
             }
             LinkChange::Acknowledged { flexportal_id, acknowledged, .. } => {
@@ -291,14 +302,10 @@ impl Queue for InMemory {
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let state = self.state();
         let customer = claimed.key();
-        let failed = state
-            .events
-            .iter()
-            .rev()
-            .filter(|(_, event)| event.customer == customer && event.status() == EventStatus::Failed);
+        let given_up = state.events.iter().rev().filter(|(_, event)| event.customer == customer && event.is_given_up());
         Ok(Known {
             waiting: state.events_of(claimed),
-            failed: failed.map(|(id, event)| event.read(*id)).collect(),
+            given_up: given_up.map(|(id, event)| event.read(*id)).collect(),
             link: state.links.get(&customer).cloned(),
         })
     }
@@ -349,7 +356,7 @@ impl Queue for InMemory {
         }
         for (event, successor) in &settlement.overtaken {
             let known = state.events.get_mut(event).and_then(|event| event.state.as_mut());
-            if let Some(known) = known.filter(|known| known.status == EventStatus::Failed) {
+            if let Some(known) = known.filter(|known| known.is_given_up()) {
                 (known.status, known.superseded_by) = (EventStatus::Superseded, Some(*successor));
                 known.finished_at = Some(now);
             }

@@ -14,7 +14,7 @@ use crate::flexportal::Operation;
 pub struct Settlement {
     /// What became of each event that got a word.
     pub results: Vec<EventResult>,
-    /// Failed events that something newer has spoken for, and which event that was.
+    /// Events given up that something newer has spoken for, and which event that was.
     pub overtaken: Vec<(EventId, EventId)>,
     /// The requests that were made.
     pub attempts: Vec<Attempt>,
@@ -277,8 +277,8 @@ async fn write_results(
             -- faults while a customer was unknown say nothing of its change
             case when status = 'unmatched' then attempts else 0 end,
             case when is_final then coalesce($12::timestamptz, clock_timestamp()) end,
-            case when status = 'failed' then $13 end,
-            case when status = 'failed' then $14 end
+            case when is_final and status in ('failed', 'unmatched') then $13 end,
+            case when is_final and status in ('failed', 'unmatched') then $14 end
         from unnest(
             $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
             $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[]
@@ -322,7 +322,7 @@ async fn write_results(
     Ok(())
 }
 
-/// Closes failed events that something newer has spoken for; their last error stays, to be read.
+/// Closes given-up events that something newer has spoken for; their last error stays, to be read.
 async fn close_overtaken(
     connection: &mut sqlx::PgConnection,
     overtaken: &[(EventId, EventId)],
@@ -341,7 +341,8 @@ async fn close_overtaken(
             finished_at = coalesce($3::timestamptz, clock_timestamp())
         from unnest($1::uuid[], $2::uuid[]) as newer (event_id, successor)
         where state.event_id = newer.event_id
-          and state.status = 'failed'            -- unless a person set it back or closed it meanwhile
+          and state.status in ('failed', 'unmatched')
+          and state.finished_at is not null      -- unless a person set it back or closed it meanwhile
         "#,
         &events,
         &successors,
@@ -432,7 +433,10 @@ async fn write_link(
                 on conflict (source, shop_customer_id) do update
                 set flexportal_customer_id = excluded.flexportal_customer_id,
                     origin = excluded.origin,
-                    acknowledged = '{}',         -- what another customer acknowledged says nothing of this one
+                    acknowledged = (             -- what was said is said; the values are another customer's
+                        select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                        from jsonb_each(customer_links.acknowledged) as before (field, known)
+                    ),
                     last_synced_at = null,
                     last_occurred_at = null
                 where customer_links.flexportal_customer_id <> excluded.flexportal_customer_id

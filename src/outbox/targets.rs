@@ -63,6 +63,8 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
+    const ALL: [Self; 3] = [Self::RateLimited, Self::Refused, Self::Failing];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
@@ -261,6 +263,27 @@ impl Outbox {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Why a target is held, if it is; a pause whose probe is still to come counts.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn hold_of(&self, target: &TargetName) -> Result<Option<HoldReason>, StoreError> {
+        let word = sqlx::query_scalar!(
+            r#"
+            select hold_reason
+            from targets
+            where name = $1
+              and (held_until > coalesce($2::timestamptz, clock_timestamp()) or hold_reason <> 'rate_limited')
+            "#,
+            target.as_str(),
+            self.clock.for_postgres(),
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .flatten();
+        Ok(word.and_then(|word| HoldReason::ALL.into_iter().find(|reason| reason.as_str() == word)))
     }
 
     /// Holds a target: no request before the time is over.

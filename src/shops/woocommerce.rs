@@ -38,6 +38,9 @@ pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Conten
         return Ok(Content::Ignored("topic is not synced"));
     }
     let mut event = CustomerEvent::of(body.customer_id("id")?);
+    if event.customer.as_str() == "0" {
+        return Err(Rejection::malformed("the customer's `id` is 0: a guest has no account to keep in step"));
+    }
     let holds_a_customer = body.has("email") || body.has("billing");
     if holds_a_customer == (topic == "customer.deleted") {
         return Err(Rejection::malformed(format!("the body does not fit the topic `{topic}`")));

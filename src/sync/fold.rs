@@ -114,16 +114,16 @@ fn successor(event: &ReadEvent, fields: &BTreeMap<Field, Spoken>, acknowledged: 
     newest.max().map(|moment| moment.1)
 }
 
-/// Failed events with nothing left to say: for every word of theirs something newer was said, by an event that
+/// Events that were given up and have nothing left to say: for every word of theirs something newer was said, by an event that
 /// waits or one that was settled. With each the newest of those that spoke instead.
 #[must_use]
-pub fn overtaken(failed: &[ReadEvent], folded: &Folded, acknowledged: &Acknowledged) -> Vec<(EventId, EventId)> {
+pub fn overtaken(given_up: &[ReadEvent], folded: &Folded, acknowledged: &Acknowledged) -> Vec<(EventId, EventId)> {
     let is_old = |event: &ReadEvent, field: &Field| {
         let moment = (event.occurred_at, event.id);
         folded.fields.get(field).is_some_and(|spoken| spoken.moment > moment)
             || acknowledged.0.get(field).is_some_and(|settled| (settled.at, settled.event) > moment)
     };
-    failed
+    given_up
         .iter()
         .filter(|event| event.event.says.keys().all(|field| is_old(event, field)))
         .filter_map(|event| Some((event.id, successor(event, &folded.fields, acknowledged)?)))

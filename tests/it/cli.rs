@@ -118,6 +118,14 @@ async fn migrate_applies_what_is_missing_and_check_reports_line_by_line() {
     let wrong_key = run(wrong_key).await;
     assert_eq!(wrong_key.code, Some(1));
     assert!(wrong_key.out.contains("FLEXPORTAL_API_KEY"), "the mend is named: {}", wrong_key.out);
+
+    sqlx::query("insert into targets (name, held_until, hold_reason) values ('default', now(), 'refused')")
+        .execute(&db.pool)
+        .await
+        .expect("paused");
+    let paused = run(with_settings("check")).await;
+    assert_eq!(paused.code, Some(1), "{}", paused.out);
+    assert!(paused.out.contains("bad   FlexPortal `default`: paused"), "{}", paused.out);
 }
 
 #[tokio::test]
@@ -140,6 +148,12 @@ async fn send_signs_for_every_kind_of_shop() {
         let wrong = run(wrong).await;
         assert_eq!(wrong.code, Some(1));
         assert!(wrong.out.starts_with("401 ") && wrong.err.contains("--secret"), "{}", wrong.err);
+
+        let deleted = if kind == "shopify" { "customers/delete" } else { "customer.deleted" };
+        let mut of_topic = program(&folder);
+        of_topic.args(["send", "--kind", kind, "--secret", secret, "--url", &url, "--topic", deleted]);
+        let of_topic = run(of_topic).await;
+        assert!(of_topic.out.contains("accepted"), "{} {}", of_topic.out, of_topic.err);
     }
 }
 

@@ -42,6 +42,20 @@ async fn a_failed_event_with_a_word_left_stays_until_that_is_said_too() {
 }
 
 #[tokio::test]
+async fn a_change_given_up_as_unmatched_is_closed_by_a_newer_one_too() {
+    let app = App::start_with(&[("UNMATCHED_MAX_AGE", "1s")], "").await;
+    let given_up = app.deliver(generic("x", 0, &json!({"email": "new@example.com", "phone": "1"}))).await.event_id();
+    app.drain().await;
+    app.advance(Duration::from_hours(1));
+    app.drain().await;
+    assert!(app.event(given_up).await.is_finished);
+    app.fake.add_customer(FakeCustomer::new("cus_new", "new@example.com"));
+    app.sync(generic("x", 1, &json!({"email": "new@example.com", "phone": "2"}))).await;
+    assert_eq!(app.event(given_up).await.status, "superseded");
+    assert_eq!(app.count("select count(*) from customer_sync_state where state = 'in_sync'").await, 1);
+}
+
+#[tokio::test]
 async fn an_older_change_that_arrives_late_closes_nothing() {
     let app = App::start().await;
     app.fake.fail_next(1, Failure::status(422));
@@ -49,6 +63,31 @@ async fn an_older_change_that_arrives_late_closes_nothing() {
     app.drain().await;
     assert_eq!(app.sync(linked(1, 5, &json!({"phone": "older"}))).await.status, "synced");
     assert_eq!(app.event(failed).await.status, "failed");
+}
+
+#[tokio::test]
+async fn nothing_older_reaches_a_customer_that_took_anothers_place() {
+    let app = App::start().await;
+    app.sync(shopify(3, 10, &json!({"phone": "+4930"}))).await;
+    app.fake.remove_customer("cus_3");
+    app.fake.add_customer(FakeCustomer {
+        phone: Some("+4930".into()),
+        ..FakeCustomer::new("cus_m", "customer3@example.com")
+    });
+    // A word on another field leads to the new customer, and then the late one arrives.
+    app.sync(cut_shopify(3, 11, r#"{"first_name": "Eva"}"#)).await;
+    assert_eq!(app.puts().last().expect("a put")["customerId"], "cus_m");
+    app.sync(cut_shopify(3, 9, r#"{"phone": "+49301"}"#)).await;
+    assert_eq!(app.fake.customer("cus_m").expect("there").phone.as_deref(), Some("+4930"));
+}
+
+/// A Shopify change cut down to a few fields, as `include_fields` of the subscription does.
+fn cut_shopify(n: u32, second: u32, fields: &str) -> crate::support::shop::Webhook {
+    let mut body: serde_json::Value = serde_json::from_str(fields).expect("an object");
+    body["id"] = json!(7_120_000_000_u64 + u64::from(n));
+    body["updated_at"] = json!(format!("2026-11-23T10:00:{second:02}Z"));
+    body["email"] = json!(format!("customer{n}@example.com"));
+    crate::support::shop::Webhook::new(flexportal_sync::config::ShopKind::Shopify, "customers/update", body.to_string())
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ async fn what_is_no_customer_event_is_400() {
 #[tokio::test]
 async fn ids_are_kept_digit_for_digit() {
     let app = App::start().await;
-    for id in ["9007199254740993", "706405506930370084", "18446744073709551617", "123456789012345678901234567890"] {
+    for id in ["0", "9007199254740993", "706405506930370084", "18446744073709551617", "123456789012345678901234567890"]
+    {
         let answer = app.deliver(updated(&format!(r#"{{"customerId":{id}}}"#))).await;
         let stored: (String, String) = sqlx::query_as(
             "select shop_customer_id, payload -> 'data' ->> 'customerId' from outbox_events where id = $1",
@@ -132,6 +133,20 @@ async fn bodies_up_to_the_limit_are_taken_and_beyond_it_refused() {
         webhook.body.resize(size, b' ');
         let answer = app.deliver(webhook).await;
         assert_eq!(answer.status, status, "{size} bytes: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_announces_itself_as_too_large_is_refused_before_it_arrives() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let app = App::start().await;
+    for announced in ["Content-Length: 99999999\r\n", "Content-Length: 2000000\r\nExpect: 100-continue\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(app.addr).await.expect("a connection");
+        let request = format!("POST /webhooks/shopify HTTP/1.1\r\nHost: x\r\n{announced}\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.expect("an answer, and no invitation to go on");
+        assert_eq!(&answer, b"HTTP/1.1 413");
     }
 }
 

@@ -147,15 +147,25 @@ async fn a_body_has_to_fit_its_unsigned_topic() {
     let refused = [
         shopify_topic("customers/delete", 1, 0, &whole),
         shopify_topic("customers/disable", 1, 0, &whole),
-        shopify_topic("customers/enable", 1, 0, &json!({"state": "disabled"})),
         Webhook::new(ShopKind::Shopify, "customers/update", r#"{"id":1,"tax_exemptions":[]}"#),
         Webhook::new(ShopKind::Shopify, "customers/redact", r#"{"id":1,"email":"a@b.c"}"#),
         Webhook::new(ShopKind::WooCommerce, "customer.deleted", r#"{"id":1,"email":"a@b.c","billing":{}}"#),
         Webhook::new(ShopKind::WooCommerce, "customer.updated", r#"{"id":1}"#),
+        Webhook::new(ShopKind::WooCommerce, "customer.updated", r#"{"id":0,"email":"guest@b.c"}"#),
     ];
     for webhook in refused {
         let answer = app.deliver(webhook.clone()).await;
         assert_eq!(answer.status, 400, "{}: {answer:?}", webhook.topic);
+    }
+}
+
+#[tokio::test]
+async fn shopifys_sample_is_taken_under_every_topic_of_a_whole_customer() {
+    let app = App::start().await;
+    for (second, topic) in ["create", "update", "enable", "disable"].into_iter().enumerate() {
+        let second = u32::try_from(second).expect("small");
+        let sample = shopify_topic(&format!("customers/{topic}"), 1, second, &json!({"state": "disabled"}));
+        assert_eq!(app.deliver(sample).await.word(), "accepted", "{topic}");
     }
 }
 

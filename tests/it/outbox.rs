@@ -149,7 +149,7 @@ async fn everything_that_people_read_carries_a_comment() {
         .count(
             "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
              join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-             where n.nspname = 'public' and c.relkind in ('r', 'v') and c.relname <> '_sqlx_migrations'
+             where n.nspname = 'public' and c.relkind in ('r', 'v')
                and (obj_description(c.oid) is null or col_description(c.oid, a.attnum) is null)",
         )
         .await;

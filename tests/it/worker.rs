@@ -64,6 +64,16 @@ async fn several_customers_with_one_email_are_never_guessed_at() {
 }
 
 #[tokio::test]
+async fn two_customers_whose_emails_differ_in_case_only_are_never_guessed_at() {
+    let app = App::start().await;
+    app.fake.add_customer(FakeCustomer::new("cus_a", "Twin@example.com"));
+    app.fake.add_customer(FakeCustomer::new("cus_b", "twin@example.com"));
+    let event = app.sync(generic("x", 0, &json!({"email": "Twin@example.com", "phone": "1"}))).await;
+    assert_eq!(event.status, "unmatched");
+    assert!(app.puts().is_empty());
+}
+
+#[tokio::test]
 async fn an_unknown_customer_is_unmatched_and_looked_for_again_each_interval() {
     let app = App::start().await;
     let id = app.deliver(generic("x", 0, &json!({"email": "new@example.com", "phone": "1"}))).await.event_id();
@@ -515,6 +525,8 @@ async fn with_same_id_the_shops_id_is_flexportals() {
     assert_eq!((event.status.as_str(), app.lookups()), ("synced", 0));
     let unknown = app.sync(generic("cus_unknown", 0, &json!({"phone": "1", "email": "customer1@example.com"}))).await;
     assert_eq!((unknown.status.as_str(), app.lookups()), ("unmatched", 0));
+    let carried = app.sync(generic("x", 0, &json!({"flexportalCustomerId": "cus_8", "phone": "1"}))).await;
+    assert_eq!(carried.flexportal_id.as_deref(), Some("cus_8"), "an id that the event carries comes first");
 }
 
 #[tokio::test]

@@ -19,7 +19,10 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) store: InMemory,
+    /// The database, for everybody.
     pub(super) is_away: Arc<AtomicBool>,
+    /// This way to it.
+    pub(super) is_cut: Arc<AtomicBool>,
     /// Whether the process has died: then nothing that was begun ever goes on.
     pub(super) is_dead: Arc<AtomicBool>,
     pub(super) chance: Chance,
@@ -33,17 +36,21 @@ impl Connection {
         }
     }
 
+    fn is_open(&self) -> bool {
+        !self.is_away.load(Ordering::Relaxed) && !self.is_cut.load(Ordering::Relaxed)
+    }
+
     /// One statement on its way to the database and back; if the database is away, it may have been carried out.
     async fn statement<T>(&self, carried_out: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.while_alive().await;
         self.steps.count();
         tokio::time::sleep(self.chance.up_to(LONGEST_STATEMENT)).await;
         self.while_alive().await;
-        if !self.is_away.load(Ordering::Relaxed) {
+        if self.is_open() {
             let result = carried_out.await;
             tokio::time::sleep(self.chance.up_to(LONGEST_STATEMENT)).await;
             self.while_alive().await;
-            if !self.is_away.load(Ordering::Relaxed) {
+            if self.is_open() {
                 return result;
             }
         }

@@ -76,6 +76,11 @@ pub(super) enum Action {
     Database {
         is_away: bool,
     },
+    /// One worker cannot reach the database, or can again, while others do.
+    CutOff {
+        replica: usize,
+        is_cut: bool,
+    },
     /// A worker dies with all it has in hand; another takes its place.
     Kill {
         replica: usize,
@@ -160,7 +165,8 @@ fn action_by_chance(chance: &Chance) -> Action {
         88 => Action::NewCustomer,
         89 => Action::Merge { customer },
         90..=92 => Action::Database { is_away: chance.of(0.5) },
-        93..=95 => Action::Kill { replica: chance.below(3) },
+        93 | 94 => Action::Kill { replica: chance.below(3) },
+        95 => Action::CutOff { replica: chance.below(3), is_cut: chance.of(0.6) },
         96 => Action::Restart { replica: chance.below(3) },
         97..=98 => Action::RetryFailed { nth: chance.below(5) },
         _ => Action::DiscardFailed { nth: chance.below(5) },
@@ -205,6 +211,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         1 => Just(Action::NewCustomer),
         1 => customer.prop_map(|customer| Action::Merge { customer }),
         1 => proptest::bool::ANY.prop_map(|is_away| Action::Database { is_away }),
+        1 => (0_usize..3, proptest::bool::ANY).prop_map(|(replica, is_cut)| Action::CutOff { replica, is_cut }),
         1 => (0_usize..3).prop_map(|replica| Action::Kill { replica }),
         1 => (0_usize..3).prop_map(|replica| Action::Restart { replica }),
         1 => (0_usize..5).prop_map(|nth| Action::RetryFailed { nth }),

@@ -48,6 +48,7 @@ pub(super) struct Simulation {
 
 struct Replica {
     is_dead: Arc<AtomicBool>,
+    is_cut: Arc<AtomicBool>,
     shutdown: CancellationToken,
     running: tokio::task::JoinHandle<()>,
 }
@@ -93,11 +94,12 @@ impl Simulation {
     }
 
     fn replica(&self) -> Replica {
-        let is_dead = Arc::<AtomicBool>::default();
+        let (is_dead, is_cut) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let connection = Connection {
             store: self.store.clone(),
             is_away: self.database_is_away.clone(),
             is_dead: is_dead.clone(),
+            is_cut: is_cut.clone(),
             chance: self.chance.clone(),
             steps: self.steps.clone(),
         };
@@ -124,7 +126,7 @@ impl Simulation {
             Worker::from_parts(connection, rules, vec![Arc::new(line)], self.setting.concurrency, Wake::default());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(worker.run(shutdown.clone()));
-        Replica { is_dead, shutdown, running }
+        Replica { is_dead, is_cut, shutdown, running }
     }
 
     pub(super) async fn carry_out(&mut self, action: &Action) {
@@ -146,6 +148,9 @@ impl Simulation {
                 self.flexportal.state().merge(&email(*customer), &format!("cus_{customer}_{}", self.merges));
             }
             Action::Database { is_away } => self.database_is_away.store(*is_away, Ordering::Relaxed),
+            Action::CutOff { replica, is_cut } => {
+                self.replicas[replica % self.replicas.len()].is_cut.store(*is_cut, Ordering::Relaxed);
+            }
             Action::Kill { replica } => self.replace(*replica, false),
             Action::Restart { replica } => self.replace(*replica, true),
             Action::RetryFailed { nth } => {
@@ -248,6 +253,7 @@ impl Simulation {
     pub(super) async fn come_to_rest(&mut self) {
         self.flexportal.state().fault = Fault::None;
         self.database_is_away.store(false, Ordering::Relaxed);
+        self.replicas.iter().for_each(|replica| replica.is_cut.store(false, Ordering::Relaxed));
         self.new_customer();
         let at_rest = async {
             while !self.store.state().waiting.is_empty() {
