@@ -41,7 +41,7 @@ pub use inspect::{EventOutcome, FailedSync};
 pub use queue::Queue;
 pub use settle::{Attempt, EventResult, LinkChange, LinkOrigin, Next, Settled, Settlement};
 pub use store::{NewEvent, StoreOutcome};
-pub use targets::{Budget, Grant, HoldReason, PROBE_INTERVAL};
+pub use targets::{Budget, Grant, HoldReason, Leave, PROBE_INTERVAL};
 pub use wake::Wake;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {

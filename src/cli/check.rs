@@ -137,7 +137,7 @@ async fn has_leave(target: &Target, outbox: &Outbox) -> bool {
     if known.is_ok_and(|look| look.has_hold) {
         return true;
     }
-    outbox.take_budget(&target.name, Some(budget), 1).await.map_or(true, |grant| grant.requests > 0)
+    outbox.take_budget(&target.name, Some(budget), 1).await.map_or(true, |grant| !grant.leaves.is_empty())
 }
 
 async fn alive(config: &Config) -> anyhow::Result<ExitCode> {

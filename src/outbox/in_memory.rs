@@ -9,8 +9,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Link, LinkChange, Look, NewEvent, Next,
-    PROBE_INTERVAL, Queue, Settled, Settlement, StoreError, StoreOutcome, WaitingEvent, Wake,
+    Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Leave, Link, LinkChange, Look, NewEvent,
+    Next, PROBE_INTERVAL, Queue, Settled, Settlement, StoreError, StoreOutcome, WaitingEvent, Wake,
 };
 use crate::domain::{
     Acknowledged, Clock, DeliveryId, EventId, EventStatus, FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName,
@@ -70,6 +70,7 @@ pub(crate) struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Target {
     used_until: DateTime<Utc>,
+    free_places: Vec<DateTime<Utc>>,
     pub(crate) hold: Option<(DateTime<Utc>, HoldReason)>,
 }
 
@@ -368,58 +369,47 @@ impl Queue for InMemory {
     async fn take_budget(&self, target: &TargetName, budget: Option<Budget>, wanted: u32) -> Result<Grant, StoreError> {
         let (now, mut state) = (self.clock.now(), self.state());
         let target = state.targets.get_mut(target).expect("it is registered");
-        let is_held = target.hold.is_some_and(|(until, _)| until > now);
-        let is_probe = target.hold.is_some_and(|(until, reason)| until <= now && reason != HoldReason::RateLimited);
-        let used_until = target.used_until.max(now);
+        if let Some((until, _)) = target.hold.filter(|(until, _)| *until > now) {
+            return Ok(Grant { leaves: vec![], is_held: true, wait: (until - now).to_std().ok() });
+        }
+        let is_probe = target.hold.is_some_and(|(_, reason)| reason != HoldReason::RateLimited);
         let wanted = if is_probe { 1 } else { wanted };
-        let ahead = (used_until - now).as_seconds_f64();
-        let requests = match budget {
-            _ if is_held => 0,
-            None => wanted,
-            Some(Budget { spacing, early }) => {
-                let places = (early.as_secs_f64() - ahead) / spacing.as_secs_f64() + 1.0 + 1e-6;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "cut to what is wanted")]
-                let places = places.clamp(0.0, f64::from(wanted)) as u32;
-                places
-            }
+        target.free_places.retain(|place| *place >= now);
+        let free = target.free_places.len().min(wanted as usize);
+        let mut places: Vec<_> = match budget {
+            None => vec![None; wanted as usize],
+            Some(Budget { .. }) => target.free_places.drain(..free).map(Some).collect(),
         };
-        let spacing = budget.map_or(0.0, |budget| budget.spacing.as_secs_f64());
-        let used_until = used_until + micros(f64::from(requests) * spacing);
-        if requests > 0 {
-            target.used_until = used_until;
-            if is_probe {
-                target.hold = target.hold.map(|(_, reason)| (now + PROBE_INTERVAL, reason));
+        let mut wait = None;
+        if let Some(Budget { spacing, early }) = budget {
+            let used_until = target.used_until.max(now);
+            let ahead = (used_until - now).as_seconds_f64();
+            let (spacing, early) = (spacing.as_secs_f64(), early.as_secs_f64());
+            let mut from_line = 0;
+            while places.len() < wanted as usize && ahead + spacing * (f64::from(from_line) - 1e-6) <= early {
+                places.push(Some(used_until + micros(spacing * f64::from(from_line))));
+                from_line += 1;
+            }
+            if places.is_empty() {
+                wait = Some(Duration::try_from_secs_f64(ahead - early).unwrap_or_default());
             } else {
-                target.hold = None;
+                target.used_until = used_until + micros(spacing * f64::from(from_line));
             }
         }
-        let wait = match (is_held, target.hold) {
-            (true, Some((until, _))) => Some((until - now).to_std().unwrap_or_default()),
-            _ if requests == 0 => {
-                let early = budget.map_or(0.0, |budget| budget.early.as_secs_f64());
-                Some(Duration::try_from_secs_f64(ahead - early).unwrap_or_default())
-            }
-            _ => None,
-        };
-        Ok(Grant { requests, is_probe, is_held, wait, used_until })
+        if !places.is_empty() {
+            target.hold = target.hold.filter(|_| is_probe).map(|(_, reason)| (now + PROBE_INTERVAL, reason));
+        }
+        let leaves = places.into_iter().map(|place| Leave { is_probe, place }).collect();
+        Ok(Grant { leaves, is_held: false, wait })
     }
 
-    async fn give_back(
-        &self,
-        target: &TargetName,
-        budget: Option<Budget>,
-        grant: &Grant,
-        requests: u32,
-    ) -> Result<(), StoreError> {
-        if requests == 0 || (budget.is_none() && !grant.is_probe) {
-            return Ok(());
-        }
+    async fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> Result<(), StoreError> {
         let (now, mut state) = (self.clock.now(), self.state());
         let target = state.targets.get_mut(target).expect("it is registered");
-        let spacing = budget.map_or(0.0, |budget| budget.spacing.as_secs_f64());
-        let ahead = (grant.used_until - now).max(TimeDelta::zero());
-        target.used_until -= micros(f64::from(requests) * spacing).min(ahead);
-        if grant.is_probe {
+        target.free_places.extend(leaves.iter().filter_map(|leave| leave.place));
+        target.free_places.retain(|place| *place >= now);
+        target.free_places.sort_unstable();
+        if leaves.iter().any(|leave| leave.is_probe) {
             target.hold = target.hold.map(|(until, reason)| match reason {
                 HoldReason::RateLimited => (until, reason),
                 HoldReason::Refused | HoldReason::Failing => (now, reason),

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::{Budget, ClaimedCustomer, Grant, HoldReason, Known, Look, Outbox, Settled, Settlement, StoreError, Wake};
+use super::{
+    Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Outbox, Settled, Settlement, StoreError, Wake,
+};
 use crate::domain::{Clock, EventId, ShopCustomerId, SourceName, TargetName};
 
 /// The queue of customers, their targets' budgets and pauses.
@@ -44,13 +46,7 @@ pub trait Queue: Clone + Send + Sync + 'static {
         budget: Option<Budget>,
         wanted: u32,
     ) -> impl Future<Output = Result<Grant, StoreError>> + Send;
-    fn give_back(
-        &self,
-        target: &TargetName,
-        budget: Option<Budget>,
-        grant: &Grant,
-        requests: u32,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn hold(
         &self,
         target: &TargetName,
@@ -106,14 +102,8 @@ impl Queue for Outbox {
         Self::take_budget(self, target, budget, wanted).await
     }
 
-    async fn give_back(
-        &self,
-        target: &TargetName,
-        budget: Option<Budget>,
-        grant: &Grant,
-        requests: u32,
-    ) -> Result<(), StoreError> {
-        Self::give_back(self, target, budget, grant, requests).await
+    async fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> Result<(), StoreError> {
+        Self::give_back(self, target, leaves).await
     }
 
     async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {

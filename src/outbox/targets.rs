@@ -1,9 +1,9 @@
 //! The request budget that all replicas share, and pauses: one row per target.
 //!
 //! Requests have places on a line of time, evenly spaced; `budget_used_until` is the end of the last place
-//! taken. A place may be used a burst early. With a burst of a tenth of the limit and the rest spread over the
-//! minute, no 60 seconds see more than the limit, restarts and replicas included (the generic cell rate
-//! algorithm). FlexPortal counts arrivals, not places: what lies between is what [`SLACK`] is for.
+//! taken. A place may be used a burst early, and never late: so no 60 seconds see more than the limit, restarts and
+//! replicas included (the generic cell rate algorithm). One that was taken and not used is free for others until its
+//! time has come. FlexPortal counts arrivals, not places: what lies between is what [`SLACK`] is for.
 
 use std::time::Duration;
 
@@ -22,33 +22,32 @@ pub struct Budget {
     pub(super) early: Duration,
 }
 
-/// Leave to make requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What came of asking for leave to make requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// How many, at once.
-    pub requests: u32,
-    /// Whether this is the one request that finds out if a pause is over.
-    pub is_probe: bool,
-    /// Whether the target is held: a rate limit's answer, or refused credentials.
+    /// Leave for one request each.
+    pub leaves: Vec<Leave>,
+    /// Whether the target is held: a rate limit's answer, refused credentials, or failures in a row.
     pub is_held: bool,
-    /// Where none is left: how long until there may be one.
+    /// Where there is none: how long until there may be some.
     pub wait: Option<Duration>,
-    /// The end of the last place on the line of time that was taken.
-    pub(super) used_until: DateTime<Utc>,
 }
 
-impl Grant {
-    /// After this, leave is void: the places it stands for have passed, and FlexPortal counts by its own clock.
+/// Leave to make one request, now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leave {
+    /// Whether this is the one request that finds out if a pause is over.
+    pub is_probe: bool,
+    /// Its place on the line of time; none without a limit.
+    pub(super) place: Option<DateTime<Utc>>,
+}
+
+impl Leave {
+    /// After this, leave is void: its place has passed, and FlexPortal counts by its own clock.
     pub const GOOD_FOR: Duration = Duration::from_millis(250);
 
-    /// No leave was asked for.
-    pub const NONE: Self = Self::free(0);
-
     /// Leave that nobody counts.
-    #[must_use]
-    pub const fn free(requests: u32) -> Self {
-        Self { requests, is_probe: false, is_held: false, wait: None, used_until: DateTime::UNIX_EPOCH }
-    }
+    pub const FREE: Self = Self { is_probe: false, place: None };
 }
 
 /// Why a target is held.
@@ -77,8 +76,11 @@ impl HoldReason {
 /// Between two probes of a target that refuses our credentials, or fails.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Places given back that are kept for others; the latest are dropped beyond.
+const MAX_FREE_PLACES: i64 = 256;
+
 /// One request may take this much longer than another from its place in the budget to FlexPortal, and no 60 seconds
-/// there see more than the limit. Leave not used within half of it is void ([`Grant::GOOD_FOR`]); the other half is
+/// there see more than the limit. Leave not used within half of it is void ([`Leave::GOOD_FOR`]); the other half is
 /// the network's.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -161,50 +163,63 @@ impl Outbox {
                 select
                     name,
                     moment.now,
+                    held_until,
                     coalesce(held_until > moment.now, false) as is_held,
                     coalesce(held_until <= moment.now and hold_reason in ('refused', 'failing'), false) as is_probe,
-                    held_until,
-                    greatest(budget_used_until, moment.now) as used_until
+                    greatest(budget_used_until, moment.now) as used_until,
+                    array(select place from unnest(free_places) as place where place >= moment.now order by place) as free
                 from targets, (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
                 where name = $1
                 for update of targets
             ),
+            wanted as (
+                select *, case when is_held then 0 when is_probe then 1 else $3::integer end as requests
+                from held
+            ),
+            found as (
+                select
+                    *,
+                    free[:requests] as from_free,
+                    case
+                        when $4::float8 = 0 then 0           -- no limit, no places
+                        else least(
+                            greatest(0, requests - cardinality(free)),
+                            greatest(0, floor((extract(epoch from now - used_until)::float8 + $5::float8) / $4::float8 + 1 + 1e-6)::integer)
+                        )
+                    end as from_line
+                from wanted
+            ),
             granted as (
                 select
                     *,
-                    case
-                        when is_held then 0
-                        when $4::float8 = 0 then case when is_probe then 1 else $3::integer end
-                        else least(
-                            case when is_probe then 1 else $3 end,
-                            greatest(0, floor((extract(epoch from now - used_until)::float8 + $5::float8) / $4::float8 + 1 + 1e-6)::integer)
-                        )
-                    end as requests
-                from held
+                    from_free || array(
+                        select used_until + make_interval(secs => n * $4::float8)
+                        from generate_series(0, from_line - 1) as n
+                    ) as places
+                from found
             ),
             taken as (
                 update targets
-                set budget_used_until = granted.used_until + make_interval(secs => granted.requests * $4::float8),
+                set budget_used_until = granted.used_until + make_interval(secs => granted.from_line * $4::float8),
+                    free_places = granted.free[cardinality(granted.from_free) + 1:],
                     held_until = case
                         -- one probe at a time: the next, if this one does not end the pause, comes in turn
-                        when granted.is_probe and granted.requests > 0 then granted.now + make_interval(secs => $6)
-                        -- a rate limit's hold that is over
-                        when not granted.is_held and not granted.is_probe then null
-                        else targets.held_until
+                        when granted.is_probe then granted.now + make_interval(secs => $6)
+                        else null                            -- a rate limit's hold that is over
                     end,
-                    hold_reason = case when not granted.is_held and not granted.is_probe then null else targets.hold_reason end
+                    hold_reason = case when granted.is_probe then targets.hold_reason end
                 from granted
                 where targets.name = granted.name
-                  and (granted.requests > 0 and ($4::float8 > 0 or granted.held_until is not null))
+                  and (cardinality(granted.places) > 0 or ($4::float8 = 0 and granted.requests > 0 and granted.held_until is not null))
             )
             select
-                requests as "requests!",
-                used_until + make_interval(secs => requests * $4::float8) as "used_until!",
+                case when $4::float8 = 0 then requests else cardinality(places) end as "requests!",
+                places as "places!",
                 is_probe as "is_probe!",
                 is_held as "is_held!",
                 case
                     when is_held then extract(epoch from held_until - now)::float8
-                    when requests = 0 then extract(epoch from used_until - now)::float8 - $5::float8
+                    when $4::float8 > 0 and cardinality(places) = 0 then extract(epoch from used_until - now)::float8 - $5::float8
                 end as wait
             from granted
             "#,
@@ -217,48 +232,48 @@ impl Outbox {
         )
         .fetch_one(&self.pool)
         .await?;
+        let is_probe = row.is_probe;
+        let requests = usize::try_from(row.requests).unwrap_or(0);
+        let places = row.places.into_iter().map(Some).chain(std::iter::repeat(None));
         Ok(Grant {
-            requests: u32::try_from(row.requests).unwrap_or(0),
-            is_probe: row.is_probe,
+            leaves: places.take(requests).map(|place| Leave { is_probe, place }).collect(),
             is_held: row.is_held,
-            used_until: row.used_until,
             wait: row.wait.map(|wait| Duration::try_from_secs_f64(wait).unwrap_or_default()),
         })
     }
 
     /// Gives back leave that was not used.
     ///
-    /// Only places that lie ahead are worth anything: those that time has passed could otherwise be used twice.
+    /// Only places that lie ahead are worth anything: one whose time has passed must not be used any more.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn give_back(
-        &self,
-        target: &TargetName,
-        budget: Option<Budget>,
-        grant: &Grant,
-        requests: u32,
-    ) -> Result<(), StoreError> {
-        if requests == 0 || (budget.is_none() && !grant.is_probe) {
+    pub async fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> Result<(), StoreError> {
+        let places: Vec<_> = leaves.iter().filter_map(|leave| leave.place).collect();
+        let is_probe = leaves.iter().any(|leave| leave.is_probe);
+        if places.is_empty() && !is_probe {
             return Ok(());
         }
         sqlx::query!(
             r#"
             update targets
-            set budget_used_until = budget_used_until - least(
-                    make_interval(secs => $2),
-                    greatest($3::timestamptz - moment.now, interval '0')
+            set free_places = array(
+                    select place
+                    from unnest(free_places || $2::timestamptz[]) as place
+                    where place >= moment.now
+                    order by place
+                    limit $5
                 ),
                 -- a probe that asked nothing leaves the question open: the next may come at once
-                held_until = case when $5 and hold_reason <> 'rate_limited' then moment.now else held_until end
+                held_until = case when $3 and hold_reason <> 'rate_limited' then moment.now else held_until end
             from (select coalesce($4::timestamptz, clock_timestamp()) as now) moment
             where name = $1
             "#,
             target.as_str(),
-            budget.map_or(0.0, |budget| seconds(budget.spacing)) * f64::from(requests),
-            grant.used_until,
+            &places,
+            is_probe,
             self.clock.for_postgres(),
-            grant.is_probe,
+            MAX_FREE_PLACES,
         )
         .execute(&self.pool)
         .await?;

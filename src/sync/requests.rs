@@ -13,10 +13,12 @@ use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
 use crate::domain::{EventId, TargetName};
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
-use crate::outbox::{Budget, ClaimedCustomer, Grant, HoldReason, LEASE, PROBE_INTERVAL, Queue, StoreError, timely};
+use crate::outbox::{Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, StoreError, timely};
 
 /// While it waits for the budget, a claim is renewed this often.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// Leave that comes too late to be used is asked for again, as often as this.
+const PUNCTUAL_TRIES: u32 = 3;
 
 /// A target, as far as requests to it go.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ pub(crate) struct Requests<'a, Q, A> {
     target: &'a TargetLine<A>,
     claimed: ClaimedCustomer,
     /// Leave for the next request, and a moment before it was given.
-    grant: Option<(Grant, Instant)>,
+    leave: Option<(Leave, Instant)>,
     is_probe: bool,
     /// Before the claim was made or renewed: the lease ends no earlier than this plus its length.
     renewed_at: Instant,
@@ -66,23 +68,23 @@ pub(crate) struct Requests<'a, Q, A> {
 }
 
 impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
-    /// `grant` came with the claim and stands for one request; `granted_at` and `claimed_at` are moments before.
+    /// `leave` came with the claim; the instants are moments before either.
     pub(crate) fn new(
         outbox: &'a Q,
         target: &'a TargetLine<A>,
         claimed: ClaimedCustomer,
-        (grant, granted_at): (Grant, Instant),
+        leave: (Leave, Instant),
         claimed_at: Instant,
         leaving: Leaving,
     ) -> Self {
-        let is_probe = grant.is_probe;
-        let grant = Some((grant, granted_at));
-        Self { outbox, target, claimed, grant, is_probe, renewed_at: claimed_at, leaving, has_begun: false }
+        let is_probe = leave.0.is_probe;
+        let leave = Some(leave);
+        Self { outbox, target, claimed, leave, is_probe, renewed_at: claimed_at, leaving, has_begun: false }
     }
 
     /// Leave that was not used, to be given back.
-    pub(crate) fn unused(&mut self) -> Option<Grant> {
-        self.grant.take().map(|(grant, _)| grant)
+    pub(crate) fn unused(&mut self) -> Option<Leave> {
+        self.leave.take().map(|(leave, _)| leave)
     }
 
     pub(super) fn wishes(&self) -> Wishes {
@@ -131,25 +133,31 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         Ok(self.after(exchange).await)
     }
 
-    /// Waits for the budget, then makes sure that the claim outlasts the longest request.
+    /// Waits for the budget, and makes sure that the claim outlasts the longest request: when the request is begun, both
+    /// hold.
     async fn permission(&mut self) -> Result<(), Interrupted> {
         if self.leaving.last_call.is_cancelled() && self.has_begun {
             // A sync of several slow requests does not keep the service from leaving in time.
             return Err(Interrupted::NotNow);
         }
-        self.keep_claim().await?;
-        while !self.has_leave().await {
+        let mut taken = 0;
+        loop {
+            self.keep_claim().await?;
+            // A database that is always slow delays all alike, and what counts is the difference.
+            if self.has_leave(taken <= PUNCTUAL_TRIES).await {
+                break;
+            }
             let asked_at = Instant::now();
             let taking = timely(self.outbox.take_budget(&self.target.name, self.target.budget, 1));
             let grant = taking.await.map_err(Interrupted::Store)?;
-            self.is_probe = grant.is_probe;
             if grant.is_held {
                 return Err(Interrupted::NotNow);
             }
-            if grant.requests > 0 {
-                // Just given: it counts, however slow the database was.
-                self.grant = Some((grant, asked_at));
-                break;
+            if let Some(leave) = grant.leaves.first() {
+                self.is_probe = leave.is_probe;
+                self.leave = Some((*leave, asked_at));
+                taken += 1;
+                continue;
             }
             let nap = grant.wait.unwrap_or_default().min(LONGEST_NAP);
             tokio::select! {
@@ -157,22 +165,21 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
                 () = self.leaving.asked.cancelled() => return Err(Interrupted::NotNow),
                 () = tokio::time::sleep(nap) => {}
             }
-            self.keep_claim().await?;
         }
-        self.grant = None;
+        self.leave = None;
         self.has_begun = true;
         Ok(())
     }
 
     /// Whether there is leave that still counts; what does not is given back.
-    async fn has_leave(&mut self) -> bool {
-        let Some((grant, granted_at)) = self.grant else { return false };
-        let is_late = self.target.budget.is_some() && granted_at.elapsed() > Grant::GOOD_FOR;
-        if is_late || self.target.mood().held_at.is_some_and(|held_at| held_at > granted_at) {
-            self.grant = None;
-            noted(timely(self.outbox.give_back(&self.target.name, self.target.budget, &grant, 1)).await);
+    async fn has_leave(&mut self, is_punctual: bool) -> bool {
+        let Some((leave, given_at)) = self.leave else { return false };
+        let is_late = is_punctual && self.target.budget.is_some() && given_at.elapsed() > Leave::GOOD_FOR;
+        if is_late || self.target.mood().held_at.is_some_and(|held_at| held_at > given_at) {
+            self.leave = None;
+            noted(timely(self.outbox.give_back(&self.target.name, &[leave])).await);
         }
-        self.grant.is_some()
+        self.leave.is_some()
     }
 
     async fn keep_claim(&mut self) -> Result<(), Interrupted> {

@@ -19,7 +19,7 @@ use crate::config::{Config, ShopKind, Source};
 use crate::domain::{Clock, Dice, EventStatus, TargetName};
 use crate::flexportal::{Api, Client};
 use crate::outbox::{
-    Budget, ClaimedCustomer, Grant, LEASE, Next, Outbox, Queue, Settled, Settlement, StoreError, Wake, timely,
+    Budget, ClaimedCustomer, LEASE, Leave, Next, Outbox, Queue, Settled, Settlement, StoreError, Wake, timely,
 };
 use crate::shops::Shop;
 
@@ -142,10 +142,8 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             let room = u32::try_from(self.max_concurrency).unwrap_or(u32::MAX);
             let claims = self.claim(target, room).await?;
             worked += claims.customers.len();
-            let syncs = claims
-                .customers
-                .into_iter()
-                .map(|customer| self.sync(target, customer, claims.leave, claims.claimed_at));
+            let syncs =
+                claims.customers.into_iter().map(|(customer, leave)| self.sync(target, customer, leave, claims.at));
             futures_util::future::join_all(syncs).await;
         }
         Ok(if worked > 0 { StepOutcome::Worked(worked) } else { StepOutcome::Idle })
@@ -229,10 +227,9 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         mut room: OwnedSemaphorePermit,
         tasks: &TaskTracker,
     ) {
-        for customer in claims.customers {
+        for (customer, leave) in claims.customers {
             let place = room.split(1);
-            let (worker, target) = (self.clone(), target.clone());
-            let (leave, claimed_at) = (claims.leave, claims.claimed_at);
+            let (worker, target, claimed_at) = (self.clone(), target.clone(), claims.at);
             tasks.spawn(async move {
                 worker.sync(&target, customer, leave, claimed_at).await;
                 drop(place);
@@ -243,30 +240,32 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
     /// Claims up to `room` customers, but no more than there is leave to make requests for.
     async fn claim(&self, target: &TargetLine<A>, room: u32) -> Result<Claims, StoreError> {
         let granted_at = Instant::now();
-        let nothing =
-            |wait| Claims { customers: vec![], leave: (Grant::NONE, granted_at), claimed_at: granted_at, wait };
+        let nothing = |wait| Claims { customers: vec![], at: granted_at, wait };
         let look = timely(self.outbox.look(&target.name)).await?;
         if !look.is_due || look.held_for.is_some() {
             return Ok(nothing(look.held_for));
         }
-        let grant = if target.budget.is_none() && !look.has_hold {
-            Grant::free(room)
+        let leaves = if target.budget.is_none() && !look.has_hold {
+            vec![Leave::FREE; room as usize]
         } else {
-            timely(self.outbox.take_budget(&target.name, target.budget, room)).await?
+            let grant = timely(self.outbox.take_budget(&target.name, target.budget, room)).await?;
+            if grant.leaves.is_empty() {
+                return Ok(nothing(grant.wait));
+            }
+            grant.leaves
         };
-        if grant.requests == 0 {
-            return Ok(nothing(grant.wait));
-        }
         let claimed_at = Instant::now();
-        let claimed = timely(self.outbox.claim(&target.name, grant.requests)).await;
-        let used = claimed.as_ref().map_or(0, |customers| u32::try_from(customers.len()).unwrap_or(u32::MAX));
-        self.give_back(target, &grant, grant.requests.saturating_sub(used)).await;
-        Ok(Claims { customers: claimed?, leave: (grant, granted_at), claimed_at, wait: None })
+        let limit = u32::try_from(leaves.len()).unwrap_or(u32::MAX);
+        let claimed = timely(self.outbox.claim(&target.name, limit)).await;
+        let (used, unused) = leaves.split_at(claimed.as_ref().map_or(0, Vec::len).min(leaves.len()));
+        self.give_back(target, unused).await;
+        let leaves = used.iter().map(|leave| (*leave, granted_at));
+        Ok(Claims { customers: claimed?.into_iter().zip(leaves).collect(), at: claimed_at, wait: None })
     }
 
     /// Leave that cannot be given back is lost for a while, and no more than that.
-    async fn give_back(&self, target: &TargetLine<A>, grant: &Grant, requests: u32) {
-        if let Err(error) = timely(self.outbox.give_back(&target.name, target.budget, grant, requests)).await {
+    async fn give_back(&self, target: &TargetLine<A>, unused: &[Leave]) {
+        if let Err(error) = timely(self.outbox.give_back(&target.name, unused)).await {
             tracing::debug!(error = %error, "unused leave is lost");
         }
     }
@@ -276,14 +275,14 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         &self,
         target: &TargetLine<A>,
         mut claimed: ClaimedCustomer,
-        leave: (Grant, Instant),
+        leave: (Leave, Instant),
         claimed_at: Instant,
     ) {
         let mut requests =
             Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, self.leaving.clone());
         let settlement = self.settlement(&mut claimed, &mut requests).await;
         if let Some(unused) = requests.unused() {
-            self.give_back(target, &unused, 1).await;
+            self.give_back(target, &[unused]).await;
         }
         let settlement = match settlement {
             Ok(settlement) => settlement,
@@ -370,11 +369,10 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
 
 /// Customers claimed together.
 struct Claims {
-    customers: Vec<ClaimedCustomer>,
-    /// Leave for one request of each, and a moment before it was given.
-    leave: (Grant, Instant),
+    /// With leave for one request each, and a moment before it was given.
+    customers: Vec<(ClaimedCustomer, (Leave, Instant))>,
     /// A moment before they were claimed.
-    claimed_at: Instant,
+    at: Instant,
     /// Where there is no leave: how long until there may be some.
     wait: Option<Duration>,
 }
@@ -403,6 +401,7 @@ fn report(claimed: &ClaimedCustomer, target: &TargetName, settlement: &Settlemen
                 status = %result.status,
                 attempts = result.attempts,
                 http.status = result.http_status,
+                error.code = result.error_code,
                 "event settled"
             );
         }

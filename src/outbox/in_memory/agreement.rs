@@ -26,7 +26,7 @@ struct Pair {
     budget: Option<Budget>,
     /// Claims that were made of both, and whether they are settled.
     claims: Vec<(ClaimedCustomer, ClaimedCustomer)>,
-    grants: Vec<(Grant, Grant)>,
+    leaves: Vec<(Leave, Leave)>,
     deliveries: u32,
 }
 
@@ -46,14 +46,14 @@ async fn the_store_in_memory_does_what_the_real_one_does() {
         real.register(&[], std::slice::from_ref(&target)).await.expect("registered");
         let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
         let pool = real.pool.clone();
-        sqlx::raw_sql("truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', held_until = null, hold_reason = null")
+        sqlx::raw_sql("truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null")
             .execute(&pool)
             .await
             .expect("emptied");
         let budget = Budget::per_minute(limit);
         let (dice, ids) = (Dice::seeded(seed), EventIds::default());
-        let (claims, grants) = (vec![], vec![]);
-        let mut pair = Pair { real, model, pool, clock, dice, ids, target, budget, claims, grants, deliveries: 0 };
+        let (claims, leaves) = (vec![], vec![]);
+        let mut pair = Pair { real, model, pool, clock, dice, ids, target, budget, claims, leaves, deliveries: 0 };
         for call in 0..CALLS {
             pair.call().await;
             if call % 20 == 0 {
@@ -245,17 +245,21 @@ impl Pair {
         let wanted = 1 + u32::try_from(self.chance(8)).expect("small");
         let real = self.real.take_budget(&self.target, self.budget, wanted).await.expect("real");
         let model = Queue::take_budget(&self.model, &self.target, self.budget, wanted).await.expect("model");
-        let shown = |grant: &Grant| (grant.requests, grant.is_probe, grant.is_held, grant.wait.is_some());
-        assert_eq!(shown(&real), shown(&model));
-        assert!((real.used_until - model.used_until).abs() < TimeDelta::microseconds(100), "{real:?} {model:?}");
-        self.grants.push((real, model));
+        assert_eq!((real.is_held, real.wait.is_some()), (model.is_held, model.wait.is_some()), "{real:?} {model:?}");
+        assert_eq!(real.leaves.len(), model.leaves.len(), "{real:?} {model:?}");
+        for (real, model) in real.leaves.into_iter().zip(model.leaves) {
+            assert_eq!(real.is_probe, model.is_probe);
+            let apart = real.place.zip(model.place).map_or(TimeDelta::zero(), |(real, model)| (real - model).abs());
+            assert!(apart < TimeDelta::microseconds(100), "{real:?} {model:?}");
+            self.leaves.push((real, model));
+        }
     }
 
     async fn give_back(&mut self) {
-        let Some((real, model)) = self.grants.pop() else { return };
-        let requests = u32::try_from(self.chance(1 + real.requests as usize)).expect("small");
-        self.real.give_back(&self.target, self.budget, &real, requests).await.expect("real");
-        Queue::give_back(&self.model, &self.target, self.budget, &model, requests).await.expect("model");
+        let keeps = self.chance(1 + self.leaves.len());
+        let (real, model): (Vec<_>, Vec<_>) = self.leaves.split_off(keeps).into_iter().unzip();
+        self.real.give_back(&self.target, &real).await.expect("real");
+        Queue::give_back(&self.model, &self.target, &model).await.expect("model");
     }
 
     async fn hold_or_resume(&mut self) {

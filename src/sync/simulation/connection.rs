@@ -8,11 +8,13 @@ use super::{Chance, Steps};
 use crate::domain::{Clock, EventId, ShopCustomerId, SourceName, TargetName};
 use crate::outbox::in_memory::InMemory;
 use crate::outbox::{
-    Budget, ClaimedCustomer, Grant, HoldReason, Known, Look, Queue, Settled, Settlement, StoreError, Wake,
+    Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Queue, Settled, Settlement, StoreError, Wake,
 };
 
-/// A statement takes as long as this at most, while the database is there.
-const LONGEST_STATEMENT: Duration = Duration::from_millis(20);
+/// Most statements take as long as this at most, there and back each.
+const USUAL_STATEMENT: Duration = Duration::from_millis(20);
+/// And a few as long as this.
+const LONGEST_STATEMENT: Duration = Duration::from_secs(2);
 /// A connection that the database has left may notice it only by a time limit.
 const LONGEST_SILENCE: Duration = Duration::from_secs(8);
 
@@ -36,6 +38,12 @@ impl Connection {
         }
     }
 
+    async fn on_the_way(&self) {
+        let longest = if self.chance.of(0.02) { LONGEST_STATEMENT } else { USUAL_STATEMENT };
+        tokio::time::sleep(self.chance.up_to(longest)).await;
+        self.while_alive().await;
+    }
+
     fn is_open(&self) -> bool {
         !self.is_away.load(Ordering::Relaxed) && !self.is_cut.load(Ordering::Relaxed)
     }
@@ -44,12 +52,10 @@ impl Connection {
     async fn statement<T>(&self, carried_out: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.while_alive().await;
         self.steps.count();
-        tokio::time::sleep(self.chance.up_to(LONGEST_STATEMENT)).await;
-        self.while_alive().await;
+        self.on_the_way().await;
         if self.is_open() {
             let result = carried_out.await;
-            tokio::time::sleep(self.chance.up_to(LONGEST_STATEMENT)).await;
-            self.while_alive().await;
+            self.on_the_way().await;
             if self.is_open() {
                 return result;
             }
@@ -105,14 +111,8 @@ impl Queue for Connection {
         self.statement(self.store.take_budget(target, budget, wanted)).await
     }
 
-    async fn give_back(
-        &self,
-        target: &TargetName,
-        budget: Option<Budget>,
-        grant: &Grant,
-        requests: u32,
-    ) -> Result<(), StoreError> {
-        self.statement(self.store.give_back(target, budget, grant, requests)).await
+    async fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> Result<(), StoreError> {
+        self.statement(self.store.give_back(target, leaves)).await
     }
 
     async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {

@@ -105,6 +105,8 @@ pub(super) enum Value {
     New,
     /// The same as the last time.
     Same,
+    /// What it was once before.
+    Former,
     /// Something that FlexPortal refuses.
     Refused,
     /// Nothing (any more).
@@ -175,7 +177,8 @@ fn action_by_chance(chance: &Chance) -> Action {
 
 fn value_by_chance(chance: &Chance) -> Value {
     match chance.below(20) {
-        0..=12 => Value::New,
+        0..=10 => Value::New,
+        11..=12 => Value::Former,
         13..=15 => Value::Same,
         16..=17 => Value::Refused,
         _ => Value::Null,
@@ -198,7 +201,8 @@ pub(super) fn any() -> impl Strategy<Value = (Setting, Vec<Action>)> {
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
-    let value = prop::sample::select(vec![Value::New, Value::New, Value::Same, Value::Refused, Value::Null]);
+    let value =
+        prop::sample::select(vec![Value::New, Value::New, Value::Same, Value::Former, Value::Refused, Value::Null]);
     let says = prop::collection::vec((0..FIELDS, value), 0..4);
     let customer = 0..CUSTOMERS;
     prop_oneof![

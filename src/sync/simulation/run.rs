@@ -213,14 +213,17 @@ impl Simulation {
         let words = self.words.entry(customer).or_default();
         for (field, value) in says {
             let name = FIELD_NAMES[*field];
-            let last = words.iter().filter(|((of, _), _)| *of == name).max_by_key(|((_, (_, id)), _)| *id);
+            let mut texts: Vec<_> =
+                words.iter().filter(|((of, _), _)| *of == name).map(|((_, (_, id)), (_, text))| (*id, text)).collect();
+            texts.sort_unstable();
+            let once = |back: usize| texts.iter().rev().nth(back).map(|(_, text)| (*text).clone());
+            let new = || format!("{customer}.{}", self.deliveries);
             let text = match value {
                 Value::Null => String::new(),
                 Value::Refused => format!("refused {customer}.{}", self.deliveries),
-                Value::Same => {
-                    last.map_or_else(|| format!("{customer}.{}", self.deliveries), |(_, (_, text))| text.clone())
-                }
-                Value::New => format!("{customer}.{}", self.deliveries),
+                Value::Same => once(0).unwrap_or_else(new),
+                Value::Former => once(1 + self.chance.below(2)).unwrap_or_else(new),
+                Value::New => new(),
             };
             let value = if text.is_empty() { Value::Null } else { *value };
             data[name] = if text.is_empty() { json!(null) } else { json!(text) };
