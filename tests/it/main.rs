@@ -8,6 +8,7 @@ mod crashes;
 mod delivery;
 mod hostile;
 mod intake;
+mod limiter;
 mod outbox;
 mod payloads;
 mod support;

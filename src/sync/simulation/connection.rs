@@ -18,6 +18,9 @@ const LONGEST_STATEMENT: Duration = Duration::from_secs(2);
 /// A connection that the database has left may notice it only by a time limit.
 const LONGEST_SILENCE: Duration = Duration::from_secs(8);
 
+/// A statement that got stuck may be carried out this much later.
+const LONGEST_DETOUR: Duration = Duration::from_mins(1);
+
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) store: InMemory,
@@ -104,6 +107,17 @@ impl Queue for Connection {
     }
 
     async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
+        if self.chance.of(0.01) {
+            // It gets stuck on its way, and through when nobody waits for it any more.
+            let (connection, claimed, settlement) = (self.clone(), claimed.clone(), settlement.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(connection.chance.up_to(LONGEST_DETOUR)).await;
+                connection.store.settle(&claimed, &settlement).await
+            });
+            tokio::time::sleep(LONGEST_SILENCE).await;
+            self.while_alive().await;
+            return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
+        }
         self.statement(self.store.settle(claimed, settlement)).await
     }
 

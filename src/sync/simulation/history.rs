@@ -146,15 +146,17 @@ pub(super) fn by_chance(seed: u64) -> (Setting, Vec<Action>) {
         ..Setting::calm(seed)
     };
     let length = 40 + chance.below(120);
-    let actions = (0..length).map(|_| action_by_chance(&chance)).collect();
+    // The fewer they are, the more happens to each.
+    let (customers, fields) = ([1, 2, CUSTOMERS][chance.below(3)], 1 + chance.below(FIELDS));
+    let actions = (0..length).map(|_| action_by_chance(&chance, customers, fields)).collect();
     (setting, actions)
 }
 
-fn action_by_chance(chance: &Chance) -> Action {
-    let customer = chance.below(CUSTOMERS);
+fn action_by_chance(chance: &Chance, customers: usize, fields: usize) -> Action {
+    let customer = chance.below(customers);
     match chance.below(100) {
         0..=49 => {
-            let says = (0..chance.below(4)).map(|_| (chance.below(FIELDS), value_by_chance(chance))).collect();
+            let says = (0..chance.below(4)).map(|_| (chance.below(fields), value_by_chance(chance))).collect();
             let seconds_ago = [0, 0, 0, 1, 30][chance.below(5)];
             Action::Deliver { customer, seconds_ago, says, with_id: chance.of(0.2) }
         }

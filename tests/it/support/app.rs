@@ -61,6 +61,7 @@ pub struct App {
     pub outbox: Outbox,
     pub addr: SocketAddr,
     client: reqwest::Client,
+    config: Config,
     _running: Running,
 }
 
@@ -88,7 +89,13 @@ impl App {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (running, _) = service.start(listener, Prepare::Nothing).expect("a start");
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().expect("a client");
-        Self { fake, db, clock, worker, outbox, addr: running.addr, client, _running: running }
+        Self { fake, db, clock, worker, outbox, addr: running.addr, client, config, _running: running }
+    }
+
+    /// The worker of another process on the same database.
+    pub fn another_worker(&self) -> Worker {
+        let service = Service::new(&self.config, Role::Worker, self.clock.clone(), Dice::Loaded(0.5));
+        service.expect("a service").worker.expect("a worker")
     }
 
     /// Sends a webhook to the source of its kind.
