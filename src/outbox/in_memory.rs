@@ -362,7 +362,11 @@ impl Queue for InMemory {
                 known.finished_at = Some(now);
             }
         }
-        state.write_link(customer, &settlement.link);
+        state.write_link(customer.clone(), &settlement.link);
+        let first = state.events_of(claimed).first().map(|event| event.id);
+        if let (Some(first), Some(waiting)) = (first, state.waiting.get_mut(&customer)) {
+            waiting.first_event_id = first;
+        }
         Ok(if is_done { Settled::Done } else { Settled::StillWaiting })
     }
 

@@ -174,6 +174,9 @@ impl Outbox {
         close_overtaken(&mut transaction, &settlement.overtaken, self.clock.for_postgres()).await?;
         write_attempts(&mut transaction, &settlement.attempts).await?;
         write_link(&mut transaction, claimed, &settlement.link).await?;
+        if released == Settled::StillWaiting {
+            move_up(&mut transaction, claimed).await?;
+        }
         transaction.commit().await?;
         Ok(released)
     }
@@ -314,6 +317,40 @@ async fn write_results(
         &attempted as _,
         &finals,
         now,
+        claimed.source.as_str(),
+        claimed.customer.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes which of a customer's events is now the first that waits: what is older is not read any more, and the age of
+/// the backlog is that of the rest.
+async fn move_up(connection: &mut sqlx::PgConnection, claimed: &ClaimedCustomer) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        update waiting_customers waiting
+        set first_event_id = first.id
+        from (
+            select d.id
+            from waiting_customers w
+            join deliveries d
+                on d.source = w.source
+                and d.shop_customer_id = w.shop_customer_id
+                and d.id >= w.first_event_id
+            left join event_states s on s.event_id = d.id
+            where w.source = $1
+              and w.shop_customer_id = $2
+              and d.concerns = 'customer'
+              and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
+            order by d.id
+            limit 1
+        ) as first
+        where waiting.source = $1
+          and waiting.shop_customer_id = $2
+          and waiting.first_event_id <> first.id
+        "#,
         claimed.source.as_str(),
         claimed.customer.as_str(),
     )

@@ -81,6 +81,10 @@ async fn an_unknown_customer_is_unmatched_and_looked_for_again_each_interval() {
     let event = app.event(id).await;
     assert_eq!((event.status.as_str(), event.attempts, event.is_finished), ("unmatched", 0, false));
     assert_eq!(app.count("select count(*) from failed_syncs").await, 0, "unmatched is not failed");
+    let age = "select count(*) from sync_backlog b, outbox_events e
+        where b.oldest_received_at = date_trunc('milliseconds', e.received_at)
+          and b.oldest_wait between now() - e.received_at and now() - e.received_at + interval '1 s'";
+    assert_eq!(app.count(age).await, 1, "it is as old as its oldest event, however late the next look is");
 
     app.advance(Duration::from_secs(59 * 60 + 59));
     assert_eq!(app.worker.step().await.expect("the database"), StepOutcome::Idle);
