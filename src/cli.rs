@@ -11,6 +11,7 @@ use crate::telemetry;
 
 mod check;
 mod demo;
+mod erase;
 mod fake_flexportal;
 mod migrate;
 mod send;
@@ -50,6 +51,8 @@ enum Command {
     Demo(demo::Demo),
     /// Sign a webhook as a shop would and post it
     Send(send::Send),
+    /// Erase a customer's personal data; ids, times and status stay
+    Erase(erase::Erase),
     /// Run a stand-in for FlexPortal, for integration tests
     FakeFlexportal(crate::fake_flexportal::FakeOptions),
 }
@@ -63,6 +66,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Check(check) => check.run(file).await,
         Command::Demo(demo) => demo.run().await,
         Command::Send(send) => send.run().await,
+        Command::Erase(erase) => erase.run(file).await,
         Command::FakeFlexportal(options) => fake_flexportal::run(options).await,
     };
     match result {

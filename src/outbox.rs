@@ -26,6 +26,7 @@ use crate::domain::Clock;
 
 mod claim;
 mod committer;
+mod erase;
 #[cfg(test)]
 pub(crate) mod in_memory;
 mod inspect;
@@ -37,6 +38,7 @@ mod wake;
 
 pub use claim::{ClaimedCustomer, Known, Link, Look, WaitingEvent};
 pub use committer::{CommitError, Committer};
+pub use erase::Erased;
 pub use inspect::{EventOutcome, FailedSync};
 pub use queue::Queue;
 pub use settle::{Attempt, EventResult, LinkChange, LinkOrigin, Next, Settled, Settlement};

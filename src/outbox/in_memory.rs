@@ -173,6 +173,38 @@ impl InMemory {
         (known.status, known.finished_at) = (EventStatus::Discarded, Some(now));
         true
     }
+
+    /// [`Outbox::erase`](super::Outbox::erase): whether the customer could be had.
+    pub(crate) fn erase(&self, customer: &Customer) -> bool {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let is_busy = |waiting: &Waiting| {
+            waiting.lease.is_some_and(|(_, expires_at)| expires_at > now)
+                || waiting.rests_until.is_some_and(|until| until > now)
+        };
+        if state.waiting.get(customer).is_some_and(is_busy) {
+            return false;
+        }
+        for event in state.events.values_mut().filter(|event| event.customer == *customer) {
+            event.stored.delivery.payload = r#"{"erased": true}"#.to_owned();
+            event.stored.delivery.email = None;
+            if event.state.as_ref().is_none_or(|state| state.finished_at.is_none()) {
+                let fresh = EventState {
+                    status: EventStatus::Discarded,
+                    attempts: 0,
+                    forgiven_attempts: 0,
+                    superseded_by: None,
+                    finished_at: None,
+                };
+                let known = event.state.get_or_insert(fresh);
+                (known.status, known.finished_at) = (EventStatus::Discarded, Some(now));
+            }
+        }
+        if let Some(link) = state.links.get_mut(customer) {
+            link.acknowledged = link.acknowledged.without_values();
+        }
+        state.waiting.remove(customer);
+        true
+    }
 }
 
 impl State {

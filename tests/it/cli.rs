@@ -41,7 +41,7 @@ async fn help_teaches_every_command() {
     help.arg("--help");
     let help = run(help).await;
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "migrate", "check", "demo", "send", "fake-flexportal"] {
+    for command in ["serve", "migrate", "check", "demo", "send", "erase", "fake-flexportal"] {
         assert!(help.out.contains(command), "{command}");
         let mut of_command = program(&folder);
         of_command.args([command, "--help"]);
@@ -155,6 +155,25 @@ async fn send_signs_for_every_kind_of_shop() {
         let of_topic = run(of_topic).await;
         assert!(of_topic.out.contains("accepted"), "{} {}", of_topic.out, of_topic.err);
     }
+}
+
+#[tokio::test]
+async fn erase_tells_what_it_erased_and_when_there_was_nothing() {
+    let app = App::start().await;
+    app.sync(crate::support::shop::shopify(1, 0, &serde_json::json!({}))).await;
+    let folder = folder();
+    let erase = |arguments: &[&str]| {
+        let mut command = program(&folder);
+        command.args(["erase", "--source", "shopify"]).args(arguments).env("DATABASE_URL", app.db.url.expose_secret());
+        command
+    };
+    let by_email = run(erase(&["--email", "customer1@example.com"])).await;
+    assert_eq!(by_email.code, Some(0), "{}", by_email.err);
+    assert!(by_email.out.contains("customer 7120000001: 1 events and 2 requests erased"), "{}", by_email.out);
+    let nobody = run(erase(&["--customer", "nobody"])).await;
+    assert_eq!(nobody.code, Some(1));
+    assert!(nobody.err.contains("--customer"), "the mend is named: {}", nobody.err);
+    assert_eq!(run(erase(&[])).await.code, Some(2));
 }
 
 #[tokio::test]

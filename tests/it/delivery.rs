@@ -196,6 +196,54 @@ async fn nothing_older_follows_a_change_of_unknown_fate() {
     assert_eq!(app.event(newer).await.status, "synced", "its own word still goes out");
 }
 
+#[tokio::test]
+async fn what_was_erased_is_nowhere_any_more_and_what_waited_is_not_sent() {
+    let app = App::start().await;
+    let marked = json!({"first_name": "Marked", "phone": "marked-phone", "email": "customer1@example.com"});
+    app.sync(shopify(1, 0, &marked)).await;
+    app.fake.fail_next(1, Failure::status(503));
+    let waits = app.deliver(shopify(1, 1, &json!({"first_name": "Marked-2"}))).await.event_id();
+    app.drain().await;
+    let source = SourceName::parse("shopify").expect("a name");
+    let customers = app.outbox.customers_with_email(&source, "Customer1@Example.com").await.expect("asked");
+    let [customer] = customers.as_slice() else { panic!("{customers:?}") };
+    let erased = app.outbox.erase(&source, customer).await.expect("the database").expect("nobody has it");
+    assert_eq!((erased.events, erased.closed), (2, 1));
+
+    for sql in [
+        "select count(*) from deliveries d where d::text ilike '%marked%' or d::text like '%@example.com%'",
+        "select count(*) from event_states s where s::text ilike '%marked%'",
+        "select count(*) from sync_attempts a where a::text ilike '%marked%' or a::text like '%@example.com%'",
+        "select count(*) from customer_links l where l::text like '%hash%'",
+        "select count(*) from waiting_customers",
+    ] {
+        assert_eq!(app.count(sql).await, 0, "{sql}");
+    }
+    let event = app.event(waits).await;
+    assert_eq!((event.status.as_str(), event.error_code.as_deref()), ("discarded", Some("ERASED")));
+    let sent = app.puts().len();
+    app.advance(Duration::from_hours(1));
+    app.drain().await;
+    assert_eq!(app.puts().len(), sent);
+    let older = app.sync(shopify(1, 0, &json!({"first_name": "Older"}))).await;
+    assert_eq!(older.status, "superseded", "what was said is said");
+}
+
+#[tokio::test]
+async fn a_customer_is_not_erased_under_the_hands_of_a_worker() {
+    let app = App::start().await;
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    let target = flexportal_sync::domain::TargetName::parse("default").expect("a name");
+    app.outbox.claim(&target, 1).await.expect("claimed, and then it died");
+    let source = SourceName::parse("generic").expect("a name");
+    let customer = ShopCustomerId::parse("shop-1").expect("an id");
+    assert_eq!(app.outbox.erase(&source, &customer).await.expect("the database"), None);
+    app.advance(Duration::from_secs(30));
+    assert!(app.outbox.erase(&source, &customer).await.expect("the database").is_some());
+    app.drain().await;
+    assert!(app.puts().is_empty());
+}
+
 /// The worker of an app in its own loop.
 struct RunningWorker(tokio_util::sync::CancellationToken, tokio::task::JoinHandle<()>);
 

@@ -281,6 +281,12 @@ impl Pair {
             return;
         }
         let id = ids[self.chance(ids.len())];
+        if self.chance(6) == 0 {
+            let customer = self.model.state().events[&id].customer.clone();
+            let erased = self.real.erase(&customer.0, &customer.1).await.expect("real");
+            assert_eq!(erased.is_some(), self.model.erase(&customer));
+            return;
+        }
         if self.chance(2) == 0 {
             let said: String = sqlx::query_scalar("select discard_sync($1, 'why')")
                 .bind(id.0)

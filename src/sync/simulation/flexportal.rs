@@ -1,6 +1,6 @@
 //! A FlexPortal that loses, delays and refuses requests, and that notices whatever should never reach it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(super) struct State {
     under_way: BTreeMap<String, usize>,
     /// When a value was said.
     said: BTreeMap<(String, String), Vec<Moment>>,
+    /// Values that must not be sent any more.
+    erased: BTreeSet<String>,
     /// What should never have happened.
     pub(super) wrong: Vec<String>,
 }
@@ -67,6 +69,7 @@ impl SimulatedFlexportal {
             setting: setting.clone(),
             under_way: BTreeMap::new(),
             said: BTreeMap::new(),
+            erased: BTreeSet::new(),
             wrong: vec![],
         };
         Self { state: Arc::new(Mutex::new(state)), chance, steps }
@@ -144,6 +147,16 @@ impl State {
 
     pub(super) fn is_said(&mut self, field: &str, value: &str, moment: Moment) {
         self.said.entry((field.to_owned(), value.to_owned())).or_default().push(moment);
+    }
+
+    pub(super) fn is_erased(&mut self, values: impl Iterator<Item = String>) {
+        self.erased.extend(values.filter(|value| !value.is_empty()));
+    }
+
+    fn is_sent(&mut self, id: &str, body: &Json) {
+        let values = body.as_object().into_iter().flatten().filter_map(|(_, value)| value.as_str());
+        let erased: Vec<_> = values.filter(|value| self.erased.contains(*value)).map(str::to_owned).collect();
+        self.wrong.extend(erased.into_iter().map(|value| format!("{id}: {value} was sent after it was erased")));
     }
 
     fn arrives(&mut self) {
@@ -246,15 +259,16 @@ impl Api for Line {
 
     async fn update_customer(&self, update: &UpdateCustomer, body: String, _key: &str) -> Exchange<Updated> {
         let id = update.customer_id.as_str().to_owned();
+        let parsed: Json = serde_json::from_str(&body).expect("a body");
         {
             let mut state = self.flexportal.state();
+            state.is_sent(&id, &parsed);
             let under_way = state.under_way.entry(id.clone()).or_default();
             *under_way += 1;
             if *under_way > 1 {
                 state.wrong.push(format!("{id}: two requests are under way"));
             }
         }
-        let parsed: Json = serde_json::from_str(&body).expect("a body");
         let put = Some(id.clone());
         self.ask(Operation::UpdateCustomer, put, Some(body), move |state| state.update(&id, &parsed)).await
     }

@@ -96,6 +96,10 @@ pub(super) enum Action {
     DiscardFailed {
         nth: usize,
     },
+    /// A customer's personal data is erased.
+    Erase {
+        customer: usize,
+    },
 }
 
 /// What a field is said to be.
@@ -172,7 +176,8 @@ fn action_by_chance(chance: &Chance, customers: usize, fields: usize) -> Action 
         93 | 94 => Action::Kill { replica: chance.below(3) },
         95 => Action::CutOff { replica: chance.below(3), is_cut: chance.of(0.6) },
         96 => Action::Restart { replica: chance.below(3) },
-        97..=98 => Action::RetryFailed { nth: chance.below(5) },
+        97 => Action::RetryFailed { nth: chance.below(5) },
+        98 => Action::Erase { customer },
         _ => Action::DiscardFailed { nth: chance.below(5) },
     }
 }
@@ -215,7 +220,8 @@ fn any_action() -> impl Strategy<Value = Action> {
         4 => (0_u64..60_000).prop_map(|millis| Action::Pass(Duration::from_millis(millis))),
         2 => prop::sample::select(FAULTS.to_vec()).prop_map(Action::Flexportal),
         1 => Just(Action::NewCustomer),
-        1 => customer.prop_map(|customer| Action::Merge { customer }),
+        1 => customer.clone().prop_map(|customer| Action::Merge { customer }),
+        1 => customer.prop_map(|customer| Action::Erase { customer }),
         1 => proptest::bool::ANY.prop_map(|is_away| Action::Database { is_away }),
         1 => (0_usize..3, proptest::bool::ANY).prop_map(|(replica, is_cut)| Action::CutOff { replica, is_cut }),
         1 => (0_usize..3).prop_map(|replica| Action::Kill { replica }),

@@ -15,7 +15,7 @@ use super::history::{Action, CUSTOMERS, Fault, Setting, Value};
 use super::reference::{self, Words};
 use super::{Chance, Steps};
 use crate::config::{CountryFormat, ShopKind, Source};
-use crate::domain::{Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, RetryPolicy, TargetName};
+use crate::domain::{Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, RetryPolicy, ShopCustomerId, TargetName};
 use crate::outbox::in_memory::{Event, InMemory};
 use crate::outbox::{Budget, NewEvent, StoreOutcome, Wake};
 use crate::shops::{Concerns, Delivery, Shop};
@@ -153,6 +153,7 @@ impl Simulation {
             }
             Action::Kill { replica } => self.replace(*replica, false),
             Action::Restart { replica } => self.replace(*replica, true),
+            Action::Erase { .. } => {} // takes its time, below
             Action::RetryFailed { nth } => {
                 if let Some(failed) = self.failed(*nth).filter(|_| !self.is_away()) {
                     self.store.retry(failed);
@@ -164,8 +165,27 @@ impl Simulation {
                 }
             }
         }
+        if let Action::Erase { customer } = action {
+            self.erase(*customer).await;
+        }
         // Others get their turn between any two.
         tokio::task::yield_now().await;
+    }
+
+    /// Waits, as the command does, until nobody has the customer and nothing of it can arrive any more.
+    async fn erase(&mut self, customer: usize) {
+        let id = ShopCustomerId::parse(format!("shop-{customer}")).expect("an id");
+        let key = (self.shop.source().name.clone(), id);
+        for _ in 0..240 {
+            if !self.is_away() && self.store.erase(&key) {
+                // What was said before need not be anywhere, and may not be sent any more; that it was said still counts.
+                let words = self.words.entry(customer).or_default().values_mut();
+                let erased = words.map(|word| std::mem::replace(word, (Value::Null, String::new())).1);
+                self.flexportal.state().is_erased(erased);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     fn is_away(&self) -> bool {
