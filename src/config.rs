@@ -572,6 +572,22 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_swallowed_the_next_line_is_shown_without_it() {
+        let variables = [("LOG_FORMAT", "jsonADMIN_TOKEN=hunter2"), ("RETENTION", "30d\nADMIN_TOKEN hunter2")];
+        let file = "[[source]]\nname = \"\"\"eu\nsecret hunter2\"\"\"\n[[source]]\nname = 'eu secret = hunter2'";
+        let lines = faults(&variables, file, Needs::NOTHING);
+        for expected in [
+            "LOG_FORMAT (environment): `jsonADMIN_TOKEN=…` is not allowed",
+            "RETENTION (environment): `30d\\n…` is not a duration",
+            "[[source]] \"eu\\n…\" name (sync.toml, line 2): may only hold",
+            "[[source]] \"eu secret =…\" name (sync.toml, line 5): may only hold",
+        ] {
+            assert!(lines.iter().any(|line| line.starts_with(expected)), "{expected}\nin\n{}", lines.join("\n"));
+        }
+        assert!(lines.iter().all(|line| !line.contains("hunter2")), "{}", lines.join("\n"));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_read_is_named() {
         let error = Config::load(Some(Path::new("/nowhere/sync.toml")), Needs::NOTHING).expect_err("not there");
         assert!(error.to_string().contains("--config (command line): cannot read /nowhere/sync.toml"), "{error}");

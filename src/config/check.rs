@@ -15,14 +15,12 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use url::{Host, Url};
 
+use super::fault;
 use super::source::ShopKind;
 
 /// The value as a message can show it.
 fn shown(text: &str) -> String {
-    const LONGEST: usize = 60;
-    let cut: String = text.chars().take(LONGEST).collect();
-    let dots = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
-    format!("`{}{dots}`", cut.escape_debug())
+    format!("`{}`", fault::beginning(text).escape_debug())
 }
 
 /// A whole number within `range`.

@@ -139,3 +139,14 @@ impl Findings {
         if self.faults.is_empty() { Ok(self.notices) } else { Err(ConfigError { faults: self.faults }) }
     }
 }
+
+/// So much of a text as may stand in a fault.
+///
+/// No more than up to a `=` or a line break: where a line break or a quote was forgotten, the text runs on into
+/// the next line, and that may hold a secret.
+pub(super) fn beginning(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let first = text.split_inclusive(['=', '\n', '\r']).next().unwrap_or_default();
+    let cut: String = first.chars().take(LONGEST).collect();
+    if cut.len() < text.len() { cut + "…" } else { cut }
+}

@@ -9,7 +9,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::{Findings, Given, Origin};
+use super::fault::{self, Findings, Given, Origin};
 use super::settings::{self, SETTINGS};
 
 /// Keys of `[[source]]`.
@@ -215,8 +215,7 @@ fn shown_key(key: &str) -> String {
     if is_plain && key.len() <= 64 {
         return key.to_owned();
     }
-    let cut: String = key.chars().take(60).collect();
-    format!("{cut:?}")
+    format!("{:?}", fault::beginning(key))
 }
 
 #[cfg(test)]
@@ -260,7 +259,7 @@ mod tests {
                 "[[source]] eu secrt (f.toml, line 3): unknown key; did you mean secret?",
             ),
             ("[[target]]\nkind = 'x'", "[[target]] number 1 kind (f.toml, line 2): unknown key"),
-            ("\"a\\nb\" = 1", "\"a\\nb\" (f.toml, line 1): unknown key"),
+            ("\"a\\nb\" = 1", "\"a\\n…\" (f.toml, line 1): unknown key"),
         ] {
             let error = error(text);
             assert!(error.contains(expected), "{text}: {error}");
