@@ -26,6 +26,9 @@ use signature::Keys;
 /// Shops' clocks differ by seconds and time zones are mistaken by hours; a change from beyond that would win over
 /// every real one until its time comes.
 const CLOCK_AHEAD: TimeDelta = TimeDelta::days(1);
+/// No shop is older. PHP writes a date that is not set as one of the year -1, and Postgres refuses those before its
+/// calendar.
+const EARLIEST: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 /// Why a delivery is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -180,10 +183,13 @@ impl Shop {
             Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None),
             Content::Change(event) => {
                 let said = event.occurred_at.or_else(|| self.triggered_at(verified.headers));
-                let occurred_at = said.filter(|at| *at - verified.received_at <= CLOCK_AHEAD);
+                let latest = verified.received_at + CLOCK_AHEAD;
+                let occurred_at = said.filter(|at| (EARLIEST..=latest).contains(at));
                 if occurred_at != said {
-                    warnings
-                        .push("the shop's time of the change lies in the future: that of arrival counts".to_owned());
+                    warnings.push(
+                        "the shop's time of the change lies in the future or before 1970: that of arrival counts"
+                            .to_owned(),
+                    );
                 }
                 let email = event.email().map(str::to_owned);
                 (Concerns::Customer, Some(event.customer), email, occurred_at)

@@ -61,6 +61,24 @@ async fn what_is_no_customer_event_is_400() {
 }
 
 #[tokio::test]
+async fn a_change_from_before_our_time_is_stored_and_counts_from_its_arrival() {
+    let app = App::start().await;
+    // Beyond what Postgres has for times, and what PHP makes of a date that is not set.
+    for (id, changed) in [(1, "-9999-01-01T00:00:00"), (2, "-0001-11-30T00:00:00")] {
+        let body = json!({"id": id, "email": "ada@example.com", "date_modified_gmt": changed});
+        let answer = app.deliver(Webhook::new(ShopKind::WooCommerce, "customer.updated", body.to_string())).await;
+        assert_eq!(answer.status, 200, "{changed}: {answer:?}");
+        let (is_of_arrival, warnings): (bool, i32) =
+            sqlx::query_as("select occurred_at = received_at, cardinality(warnings) from outbox_events where id = $1")
+                .bind(answer.event_id())
+                .fetch_one(&app.db.pool)
+                .await
+                .expect("the event");
+        assert_eq!((is_of_arrival, warnings), (true, 1), "{changed}");
+    }
+}
+
+#[tokio::test]
 async fn ids_are_kept_digit_for_digit() {
     let app = App::start().await;
     for id in ["0", "9007199254740993", "706405506930370084", "18446744073709551617", "123456789012345678901234567890"]
