@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flexportal_sync::domain::{ShopCustomerId, SourceName};
-use flexportal_sync::fake_flexportal::{Behaviour, FakeCustomer, Failure};
+use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer};
 use flexportal_sync::sync::StepOutcome;
 use serde_json::json;
 
