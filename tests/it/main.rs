@@ -6,6 +6,7 @@ mod cli;
 mod container;
 mod crashes;
 mod delivery;
+mod drill;
 mod hostile;
 mod intake;
 mod limiter;
