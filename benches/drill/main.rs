@@ -52,8 +52,8 @@ struct Drill {
     /// A small and quick one, for CI
     #[arg(long)]
     smoke: bool,
-    /// Worker processes; the first is killed
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    /// Worker processes; one of them is killed
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "smoke", value_parser = clap::value_parser!(u8).range(1..))]
     workers: u8,
     /// What `cargo bench` adds
     #[arg(long = "bench", hide = true)]
@@ -211,12 +211,12 @@ fn introduce(drill: &Drill, scale: &Scale, postgres: &FoundPostgres, burst: &Bur
         burst.customers.len(),
     );
     println!(
-        "FlexPortal: {} requests a minute, {LATENCY_MS} ms, {} % answered 503; {} worker, killed and started again \
-         half-way{}",
+        "FlexPortal: {} requests a minute, {LATENCY_MS} ms, {} % answered 503; workers: {}, one killed and \
+         started again half-way{}",
         scale.limit_per_minute,
         UNAVAILABLE_RATE * 100.0,
         drill.workers,
-        if scale.is_smoke { "; its claims end after a second" } else { "" },
+        if scale.is_smoke { "; its claims then end after a second" } else { "" },
     );
 }
 
@@ -247,7 +247,7 @@ async fn flexportal(burst: &Burst, limit_per_minute: u32) -> anyhow::Result<Fake
 /// How a worker came to its end and what it left.
 struct Killed {
     at: DateTime<Utc>,
-    /// Source and shop's id of the customers it held.
+    /// Source and shop's id of the customers in flight, all of them its own if it was alone.
     held: Vec<(String, String)>,
 }
 

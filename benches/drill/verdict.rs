@@ -167,8 +167,8 @@ impl End<'_> {
         let delivered: Vec<_> = delivered.collect();
         let what = match delivered.iter().copied().collect::<Option<Vec<_>>>() {
             None => "not all".to_owned(),
-            Some(moments) => moments.into_iter().max().map_or("it held none".to_owned(), since),
+            Some(moments) => moments.into_iter().max().map_or("none".to_owned(), since),
         };
-        report.figure(&format!("to the {} customers it held", delivered.len()), what);
+        report.figure(&format!("  to the {} customers in flight at it", delivered.len()), what);
     }
 }
