@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Intake and worker are processes of the real binary, on a Postgres that waits for its disk; the fake FlexPortal
-//! lives in this process. The seed settles what is sent and in which order; which requests FlexPortal fails, and the
-//! timing, are chance. Exit code 1 if anything was lost, wrong or set back; the other figures are measured only.
+//! lives in this process. The seed settles what is sent, in which order, and which requests FlexPortal fails, by
+//! their number; the timing is chance. Exit code 1 if anything was lost, wrong or set back; the other figures are measured
+//! only.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use clap::Parser;
 use flexportal_sync::config::Variables;
-use flexportal_sync::domain::Clock;
+use flexportal_sync::domain::{Clock, Dice};
 use flexportal_sync::fake_flexportal::{Behaviour, FakeCustomer, FakeFlexportal, FakeOptions, Refusal};
 use flexportal_sync::throwaway_postgres::{
     Durability, FoundPostgres, create_database, drop_database, fresh_database_name,
@@ -154,7 +155,7 @@ async fn on(drill: &Drill, postgres: &FoundPostgres, name: &str) -> anyhow::Resu
 
     let database_url = create_database(postgres.url(), name, None).await?;
     let pool = PgPoolOptions::new().max_connections(1).connect(database_url.expose_secret()).await?;
-    let fake = flexportal(&burst, scale.limit_per_minute).await?;
+    let fake = flexportal(drill.seed, &burst, scale.limit_per_minute).await?;
     let surroundings = Surroundings::new(database_url, &fake);
     let mut intake = Process::start(Role::Intake, &surroundings)?;
     let addr = intake.ready().await?;
@@ -220,7 +221,7 @@ fn introduce(drill: &Drill, scale: &Scale, postgres: &FoundPostgres, burst: &Bur
     );
 }
 
-async fn flexportal(burst: &Burst, limit_per_minute: u32) -> anyhow::Result<FakeFlexportal> {
+async fn flexportal(seed: u64, burst: &Burst, limit_per_minute: u32) -> anyhow::Result<FakeFlexportal> {
     let refusal = |customer: &burst::Customer| Refusal {
         customer_id: customer.flexportal_id(),
         status: 422,
@@ -236,7 +237,7 @@ async fn flexportal(burst: &Burst, limit_per_minute: u32) -> anyhow::Result<Fake
         refuse_customers: burst.customers.iter().filter(|customer| customer.is_refused).map(refusal).collect(),
         ..Behaviour::default()
     };
-    let options = FakeOptions { behaviour, ..FakeOptions::default() };
+    let options = FakeOptions { behaviour, dice: Dice::seeded(seed), ..FakeOptions::default() };
     let fake = FakeFlexportal::start(options).await.context("the fake FlexPortal did not start")?;
     for customer in &burst.customers {
         fake.add_customer(FakeCustomer::new(customer.flexportal_id(), customer.email()));
@@ -272,8 +273,22 @@ async fn kill_one(
         .fetch_all(pool)
         .await?;
     if shortens_leases {
+        // Locked in the order in which intake locks them.
         sqlx::query(
-            "update waiting_customers set lease_expires_at = now() + interval '1 s' where lease_id is not null",
+            r"
+            with held as (
+                select source, shop_customer_id
+                from waiting_customers
+                where lease_id is not null
+                order by source, shop_customer_id
+                for update
+            )
+            update waiting_customers waiting
+            set lease_expires_at = clock_timestamp() + interval '1 s'
+            from held
+            where waiting.source = held.source
+              and waiting.shop_customer_id = held.shop_customer_id
+            ",
         )
         .execute(pool)
         .await?;
