@@ -376,3 +376,30 @@ fn hold_for(error: &FlexportalError) -> Option<(HoldReason, Duration)> {
         E::Refused { .. } | E::CustomerNotFound | E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::domain::{CustomerEvent, ShopCustomerId};
+
+    #[test]
+    fn an_event_that_makes_reading_panic_fails_alone() {
+        let event = |n: u128| WaitingEvent {
+            id: EventId(uuid::Uuid::from_u128(n)),
+            topic: "customer.updated".to_owned(),
+            payload: n.to_string(),
+            occurred_at: DateTime::UNIX_EPOCH,
+            received_at: DateTime::UNIX_EPOCH,
+            attempts: 0,
+            forgiven_attempts: 0,
+        };
+        let (read, unreadable) = read_all(&[event(1), event(2), event(3)], |event| {
+            assert_ne!(event.payload, "2", "poison");
+            Ok(CustomerEvent::of(ShopCustomerId::parse("c").expect("an id")))
+        });
+        assert_eq!(read.iter().map(|event| event.id.0.as_u128()).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(unreadable, [Unreadable::panicked(EventId(uuid::Uuid::from_u128(2)))]);
+    }
+}

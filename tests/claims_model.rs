@@ -14,8 +14,8 @@
 //! | [`Action::Record`] | `src/sync/settlement.rs` says what is written, `src/outbox/settle.rs` writes it |
 //! | [`State::acknowledged`] | `customer_links.acknowledged`, as a whole instead of field by field |
 //!
-//! A tick is five seconds at the longest `FLEXPORTAL_TIMEOUT`. To look at the lease and to send are one step, so
-//! [`UNDER_WAY`] counts from the look: the time limit and `LEASE_MARGIN`. Retry delays and the budget are left out,
+//! A tick is five seconds, a little more at the longest `FLEXPORTAL_TIMEOUT`. To look at the lease and to send are one
+//! step, so [`UNDER_WAY`] counts from the look: `Client::longest_under_way`. Retry delays and the budget are left out,
 //! since they only make requests later; so are answers other than success.
 //!
 //! Each [`Flaw`] breaks the protocol in one place, and the checker has to find the harm that it does.
