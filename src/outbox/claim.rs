@@ -271,12 +271,18 @@ impl Outbox {
             select
                 exists (
                     select
-                    from waiting_customers
-                    where target = $1
-                      and priority in (0, 1, 2)  -- named, so that the index gives a range for each
-                      and due_at <= moment.now
-                      and (lease_id is null or lease_expires_at <= moment.now)
-                      and (rests_until is null or rests_until <= moment.now)
+                    from unnest(array[0, 1, 2]::smallint[]) as turn (priority)
+                    cross join lateral (         -- in order, so that the index is taken, however few are due
+                        select
+                        from waiting_customers
+                        where target = $1
+                          and priority = turn.priority
+                          and due_at <= moment.now
+                          and (lease_id is null or lease_expires_at <= moment.now)
+                          and (rests_until is null or rests_until <= moment.now)
+                        order by due_at
+                        limit 1
+                    ) as first
                 ) as "is_due!",
                 held.hold_reason is not null as "has_hold!",
                 extract(epoch from held.held_until - moment.now)::float8 as held_for
