@@ -100,6 +100,7 @@ impl Received {
                     .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()))
             }),
             status: None,
+            ended_at: None,
         }
     }
 }
@@ -134,14 +135,10 @@ async fn carry_out(shared: &Shared, line: &Scissors, received: &Received, arriva
             fail(shared, line, received, failure).await
         }
     };
-    match response {
-        Some(response) => {
-            shared.memory().log.answered(arrival.sequence, response.status().as_u16());
-            response
-        }
-        // Never seen by the client: the connection is cut.
-        None => StatusCode::NO_CONTENT.into_response(),
-    }
+    let status = response.as_ref().map(|response| response.status().as_u16());
+    shared.memory().log.ended(arrival.sequence, status, shared.clock.now());
+    // What stands in for no answer is never seen by the client: the connection is cut.
+    response.unwrap_or_else(|| StatusCode::NO_CONTENT.into_response())
 }
 
 /// Fails a request; `None` once its connection is cut without an answer.

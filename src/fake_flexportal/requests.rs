@@ -31,10 +31,20 @@ pub struct RecordedRequest {
     pub body: Option<Value>,
     /// Status of the answer; none while there is none, and for good if there never was one.
     pub status: Option<u16>,
+    /// When it was over: carried out and its answer on the way, or its connection cut; none while it is under way.
+    #[serde(default, serialize_with = "in_microseconds_if_any")]
+    pub ended_at: Option<DateTime<Utc>>,
 }
 
 fn in_microseconds<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+fn in_microseconds_if_any<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => in_microseconds(at, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// The newest requests.
@@ -56,12 +66,13 @@ impl RequestLog {
         self.last_sequence
     }
 
-    /// Notes the answer, if the request is still kept.
-    pub(super) fn answered(&mut self, sequence: u64, status: u16) {
+    /// Notes the end of a request, and the answer if there was one, if the request is still kept.
+    pub(super) fn ended(&mut self, sequence: u64, status: Option<u16>, at: DateTime<Utc>) {
         // Sequences have no gaps, so the place follows from the first that is kept.
         let place = self.kept.front().and_then(|first| usize::try_from(sequence.checked_sub(first.sequence)?).ok());
         if let Some(request) = place.and_then(|place| self.kept.get_mut(place)) {
-            request.status = Some(status);
+            request.status = status;
+            request.ended_at = Some(at);
         }
     }
 
@@ -93,6 +104,7 @@ mod tests {
             idempotency_key: None,
             body: None,
             status: None,
+            ended_at: None,
         }
     }
 
@@ -102,10 +114,11 @@ mod tests {
         for _ in 0..MAX_REQUESTS + 5 {
             log.add(request());
         }
-        log.answered(3, 200);
-        log.answered(6, 201);
-        log.answered(100_005, 202);
-        log.answered(100_006, 203);
+        let end = |log: &mut RequestLog, sequence, status| log.ended(sequence, Some(status), DateTime::UNIX_EPOCH);
+        end(&mut log, 3, 200);
+        end(&mut log, 6, 201);
+        end(&mut log, 100_005, 202);
+        end(&mut log, 100_006, 203);
         let kept = log.all();
         assert_eq!(kept.len(), MAX_REQUESTS);
         assert_eq!((kept[0].sequence, kept[0].status), (6, Some(201)));
@@ -113,15 +126,18 @@ mod tests {
         assert_eq!(kept[MAX_REQUESTS - 1].status, Some(202));
 
         log.clear();
-        log.answered(100_005, 500);
+        end(&mut log, 100_005, 500);
         assert_eq!(log.add(request()), 100_006, "sequences never start over");
     }
 
     #[test]
     fn times_are_written_with_microseconds() {
-        let written = serde_json::to_value(request()).expect("serializable");
+        let mut ended = request();
+        ended.ended_at = DateTime::from_timestamp(1, 0);
+        let written = serde_json::to_value(&ended).expect("serializable");
         assert_eq!(written["received_at"], "1970-01-01T00:00:00.000000Z");
+        assert_eq!(written["ended_at"], "1970-01-01T00:00:01.000000Z");
         let read: RecordedRequest = serde_json::from_value(written).expect("readable");
-        assert_eq!(read, request());
+        assert_eq!(read, ended);
     }
 }

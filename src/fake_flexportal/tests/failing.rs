@@ -45,6 +45,36 @@ async fn latency_comes_before_the_work() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_log_tells_what_is_under_way_and_when_it_was_over() -> Result<()> {
+    let setting = Setting::with_customers(2).await?;
+    let is_under_way = |request: usize| setting.fake.requests()[request].ended_at.is_none();
+    setting.fake.fail_next(1, Failure::Hang);
+    let hanging = tokio::spawn(setting.rename().send());
+    setting.fake.wait_for_requests(1).await;
+    setting.switch(|behaviour| behaviour.latency_ms = 200);
+    let slow = tokio::spawn(setting.rename().send());
+    setting.fake.wait_for_requests(2).await;
+    setting.switch(|behaviour| behaviour.latency_ms = 0);
+    setting.get("/v1/customers/cus_2").await?;
+    assert!(is_under_way(0) && is_under_way(1) && !is_under_way(2));
+
+    // Whether the client gives up on it or not: what is slow is carried out, what hangs is over when it leaves.
+    slow.abort();
+    hanging.abort();
+    let over = async {
+        while is_under_way(0) || is_under_way(1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), over).await?;
+    let requests = setting.fake.requests();
+    assert_eq!((requests[0].status, requests[1].status), (None, Some(200)));
+    assert!(requests[1].ended_at >= requests[2].ended_at);
+    assert_eq!(setting.first_name(), "Ada");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_answer_can_break_off_halfway() -> Result<()> {
     let setting = Setting::with_customers(1).await?;
     setting.fake.fail_next(1, Failure::CloseHalfway);

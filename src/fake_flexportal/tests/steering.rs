@@ -20,6 +20,7 @@ async fn the_log_holds_what_was_sent_in_order() -> Result<()> {
         idempotency_key: Some("key-1".to_owned()),
         body: Some(json!({"customerId": "cus_1", "firstName": "Ada"})),
         status: Some(200),
+        ended_at: Some(epoch()),
     };
     let requests = setting.fake.requests();
     assert_eq!(requests[0], expected);
