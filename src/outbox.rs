@@ -56,6 +56,9 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// How long a claim lasts without renewal: the longest that a customer of a dead worker waits.
 pub const LEASE: Duration = Duration::from_secs(30);
 
+/// How long to try for a connection: until then a server that refuses them, or is full, is asked again and again.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+
 /// What keeps the store from doing its work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -123,7 +126,7 @@ impl Outbox {
         let options = options.application_name("flexportal-sync");
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(Duration::from_secs(3))
+            .acquire_timeout(CONNECT_WITHIN)
             .after_connect(|connection, _| Box::pin(limit_time(connection)))
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options, clock })
@@ -141,7 +144,8 @@ impl Outbox {
     /// [`StoreError::Migrations`], also if the database is away.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         // A connection of its own: building an index, or waiting for another process that does, may take long.
-        let unhurried = PgPoolOptions::new().max_connections(1).connect_with(self.options.clone()).await?;
+        let unhurried = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_WITHIN);
+        let unhurried = unhurried.connect_with(self.options.clone()).await?;
         let migrated = MIGRATIONS.run(&unhurried).await;
         unhurried.close().await;
         Ok(migrated?)

@@ -21,6 +21,8 @@ mod cluster;
 mod container;
 
 use cluster::Cluster;
+// For a cluster with a life of its own, such as the tests' that is stopped and started again.
+pub use cluster::{candidates as server_programs, shell as server_shell};
 use container::Container;
 
 /// Whether what is committed survives a crash of the machine.

@@ -32,17 +32,17 @@ pub struct RecordedRequest {
     /// Status of the answer; none while there is none, and for good if there never was one.
     pub status: Option<u16>,
     /// When it was over: carried out and its answer on the way, or its connection cut; none while it is under way.
-    #[serde(default, serialize_with = "in_microseconds_if_any")]
+    #[serde(default, serialize_with = "in_microseconds")]
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-fn in_microseconds<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true))
-}
-
-fn in_microseconds_if_any<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
-    match at {
-        Some(at) => in_microseconds(at, serializer),
+/// A time, or one that there may be.
+fn in_microseconds<'a, S: Serializer>(
+    at: impl Into<Option<&'a DateTime<Utc>>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at.into() {
+        Some(at) => serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true)),
         None => serializer.serialize_none(),
     }
 }

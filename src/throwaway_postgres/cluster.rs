@@ -47,21 +47,8 @@ enum State {
 impl Cluster {
     /// Starts a server with the programs in that folder and waits until it answers.
     pub(super) async fn start(programs: &Path, durability: Durability) -> Result<Self, String> {
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", SCRIPT, "throwaway-postgres"])
-            .arg(programs)
-            .args(["-c", MAX_CONNECTIONS])
-            .args(durability.options())
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // Ctrl-C in the terminal must reach us, not the server: we may still want to write to it.
-            .process_group(0);
-        if let Some((user, group)) = unprivileged_user()? {
-            command.uid(user).gid(group);
-        }
+        let mut command = shell(SCRIPT, programs)?;
+        command.args(["-c", MAX_CONNECTIONS]).args(durability.options());
         let mut child = command.spawn().map_err(|error| format!("/bin/sh: {error}"))?;
         let pipe = child.stdin.take().ok_or("the shell has no standard input")?;
         let (sender, mut state) = watch::channel(State::Starting);
@@ -100,6 +87,28 @@ impl Cluster {
             .map(|_| ())
             .map_err(|_| format!("{} is still there after {} s", folder.display(), STOP_DEADLINE.as_secs()))
     }
+}
+
+/// A shell that runs `script` as a user whom the server's programs accept, with pipes to it and from it; the folder of
+/// the programs is its first argument.
+///
+/// # Errors
+/// There is no such user.
+pub fn shell(script: &str, programs: &Path) -> Result<Command, String> {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", script, "throwaway-postgres"])
+        .arg(programs)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        // Ctrl-C in the terminal must reach us, not the server: we may still want to write to it.
+        .process_group(0);
+    if let Some((user, group)) = unprivileged_user()? {
+        command.uid(user).gid(group);
+    }
+    Ok(command)
 }
 
 /// Reads what the shell and the server say until both are gone; must go on to the end, for a full pipe would
@@ -148,7 +157,8 @@ fn id(arguments: &[&str]) -> Option<u32> {
 
 /// Folders with programs new enough, the most wanted first: what is on the path, then the newest of each place
 /// where packages put them.
-pub(super) fn candidates() -> Vec<PathBuf> {
+#[must_use]
+pub fn candidates() -> Vec<PathBuf> {
     // Not configuration: where programs lie is the machine's business.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<_> = std::env::split_paths(&path).collect();

@@ -4,9 +4,9 @@
 
 mod cli;
 mod container;
-mod crashes;
 mod delivery;
 mod drill;
+mod faults;
 mod hostile;
 mod intake;
 mod limiter;

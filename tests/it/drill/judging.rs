@@ -65,6 +65,7 @@ fn judged(burst: &Burst, updates: &[(i64, Value, u16)], status: EventStatus) -> 
             idempotency_key: None,
             body: Some(body.clone()),
             status: Some(*status),
+            ended_at: None,
         });
         for (name, value) in body.as_object().into_iter().flatten().filter(|_| *status == 200) {
             customer[name] = value.clone();

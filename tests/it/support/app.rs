@@ -112,11 +112,11 @@ impl App {
     /// Sends exactly these bytes.
     pub async fn post(&self, source: &str, headers: HeaderMap, body: impl Into<reqwest::Body>) -> Answer {
         let url = format!("http://{}/webhooks/{source}", self.addr);
-        answer(self.client.post(url).headers(headers).body(body).send().await.expect("an answer")).await
+        answer(self.client.post(url).headers(headers).body(body)).await.expect("an answer")
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        answer(self.client.get(format!("http://{}{path}", self.addr)).send().await.expect("an answer")).await
+        answer(self.client.get(format!("http://{}{path}", self.addr))).await.expect("an answer")
     }
 
     /// Works until nothing is due.
@@ -197,9 +197,11 @@ pub fn config(db: &Database, fake: &FakeFlexportal, variables: &[(&str, &str)], 
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn answer(response: reqwest::Response) -> Answer {
+/// Asks, and reads the answer to its end.
+pub async fn answer(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
+    let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let text = response.text().await.expect("a body");
+    let text = response.text().await?;
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Answer { status, headers, body }
+    Ok(Answer { status, headers, body })
 }

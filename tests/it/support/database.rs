@@ -6,9 +6,13 @@ use flexportal_sync::throwaway_postgres::{
     Durability, FoundPostgres, create_database, drop_database, fresh_database_name,
 };
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::{Connection, Executor, PgConnection};
 use std::io::Write;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tokio::runtime::Runtime;
+
+use super::in_time;
 
 /// The server of this run. It lives on a runtime of its own, since each test's ends with the test.
 struct Server {
@@ -43,6 +47,61 @@ fn server() -> &'static Server {
     })
 }
 
+/// Asks a database until the answer is yes, also while it is away.
+pub async fn wait_until(pool: &sqlx::PgPool, sql: &'static str) {
+    let asking = async {
+        while !sqlx::query_scalar::<_, Option<bool>>(sql).fetch_one(pool).await.is_ok_and(|yes| yes == Some(true)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    in_time(sql, asking).await;
+}
+
+/// What a statement took, in a transaction that stays open: whoever needs it waits, until this is released or dropped.
+pub struct Hold {
+    connection: PgConnection,
+    pid: i32,
+    pool: sqlx::PgPool,
+}
+
+impl Hold {
+    /// Waits until somebody waits for it.
+    pub async fn is_met(&self) {
+        let asking = async {
+            while self.waiting().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        in_time("somebody who needs what is held", asking).await;
+    }
+
+    /// Whoever waits goes on.
+    pub async fn release(self) {
+        self.connection.close().await.expect("closed");
+    }
+
+    /// Whoever waits is cut off, and what they were at is not carried out.
+    pub async fn turn_away(self) {
+        let cutting = async {
+            let cut = "select pg_terminate_backend(pid) from unnest($1) as pid";
+            loop {
+                let waiting = self.waiting().await;
+                if waiting.is_empty() {
+                    break;
+                }
+                sqlx::query(cut).bind(waiting).execute(&self.pool).await.expect("cut");
+            }
+        };
+        in_time("everybody cut off", cutting).await;
+        self.release().await;
+    }
+
+    async fn waiting(&self) -> Vec<i32> {
+        let waiting = "select pid from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
+        sqlx::query_scalar(waiting).bind(self.pid).fetch_all(&self.pool).await.expect("an answer")
+    }
+}
+
 /// A database of a test's own, gone when the test is over.
 pub struct Database {
     pub url: SecretString,
@@ -61,6 +120,25 @@ pub async fn database() -> Database {
 }
 
 impl Database {
+    /// Takes what the statement takes, and keeps it.
+    pub async fn hold(&self, statement: &'static str) -> Hold {
+        let mut connection = PgConnection::connect(self.url.expose_secret()).await.expect("a connection");
+        let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await.expect("an answer");
+        connection.execute("begin").await.expect("begun");
+        connection.execute(statement).await.expect("taken");
+        Hold { connection, pid, pool: self.pool.clone() }
+    }
+
+    /// Carries out a statement and tells how many rows it changed.
+    pub async fn execute(&self, statement: &'static str) -> u64 {
+        sqlx::query(statement).execute(&self.pool).await.expect("carried out").rows_affected()
+    }
+
+    /// One number.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("a number")
+    }
+
     /// A pool on the server's own database.
     pub async fn admin(&self) -> sqlx::PgPool {
         let server = SERVER.get().expect("this database is on it");
