@@ -30,18 +30,22 @@ mod erase;
 #[cfg(test)]
 pub(crate) mod in_memory;
 mod inspect;
+mod links;
 mod queue;
+mod read;
 mod settle;
 mod store;
 mod targets;
 mod wake;
 
-pub use claim::{ClaimedCustomer, Known, Link, Look, WaitingEvent};
+pub use claim::{ClaimedCustomer, Look};
 pub use committer::{CommitError, Committer};
 pub use erase::Erased;
 pub use inspect::{EventOutcome, FailedSync};
+pub use links::{LinkChange, LinkOrigin};
 pub use queue::Queue;
-pub use settle::{Attempt, EventResult, LinkChange, LinkOrigin, Next, Settled, Settlement};
+pub use read::{Known, Link, WaitingEvent};
+pub use settle::{Attempt, EventResult, Next, Settled, Settlement};
 pub use store::{NewEvent, StoreOutcome};
 pub use targets::{Budget, Grant, HoldReason, Leave, PROBE_INTERVAL};
 pub use wake::Wake;

@@ -1,0 +1,135 @@
+//! Links: which FlexPortal customer a shop's customer is, and what FlexPortal acknowledged of it.
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+
+use super::{ClaimedCustomer, StoreError};
+use crate::domain::{Acknowledged, FlexportalCustomerId};
+
+/// Where a link comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkOrigin {
+    /// The event carried FlexPortal's id.
+    Event,
+    /// Found by e-mail.
+    Lookup,
+}
+
+impl LinkOrigin {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
+/// What to do with the link.
+#[derive(Debug, Clone)]
+pub enum LinkChange {
+    /// Leave it.
+    Keep,
+    /// FlexPortal does not know this id (any more); a link to another one stays.
+    Drop {
+        /// The id that led nowhere.
+        flexportal_id: FlexportalCustomerId,
+    },
+    /// Found, but nothing acknowledged yet.
+    Found {
+        /// FlexPortal's id.
+        flexportal_id: FlexportalCustomerId,
+        /// How it was found.
+        origin: LinkOrigin,
+    },
+    /// What is known to be acknowledged has changed: more, or, after a request of which nobody knows whether it
+    /// was carried out, less.
+    Acknowledged {
+        /// FlexPortal's id.
+        flexportal_id: FlexportalCustomerId,
+        /// How it was found; `None` if the link was there.
+        origin: Option<LinkOrigin>,
+        /// What is acknowledged now.
+        acknowledged: Acknowledged,
+        /// Shop's time of the newest change in it; `None` if nothing was settled.
+        occurred_at: Option<DateTime<Utc>>,
+        /// When FlexPortal acknowledged; `None` if nothing was sent.
+        synced_at: Option<DateTime<Utc>>,
+    },
+}
+
+pub(super) async fn write(
+    connection: &mut sqlx::PgConnection,
+    claimed: &ClaimedCustomer,
+    change: &LinkChange,
+) -> Result<(), StoreError> {
+    let (source, customer) = (claimed.source.as_str(), claimed.customer.as_str());
+    match change {
+        LinkChange::Keep => {}
+        LinkChange::Drop { flexportal_id } => {
+            sqlx::query!(
+                r#"
+                delete from customer_links
+                where source = $1
+                  and shop_customer_id = $2
+                  and flexportal_customer_id = $3
+                "#,
+                source,
+                customer,
+                flexportal_id.as_str(),
+            )
+            .execute(connection)
+            .await?;
+        }
+        LinkChange::Found { flexportal_id, origin } => {
+            sqlx::query!(
+                r#"
+                insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin)
+                values ($1, $2, $3, $4)
+                on conflict (source, shop_customer_id) do update
+                set flexportal_customer_id = excluded.flexportal_customer_id,
+                    origin = excluded.origin,
+                    acknowledged = (             -- what was said is said; the values are another customer's
+                        select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                        from jsonb_each(customer_links.acknowledged) as before (field, known)
+                    ),
+                    last_synced_at = null,
+                    last_occurred_at = null
+                where customer_links.flexportal_customer_id <> excluded.flexportal_customer_id
+                "#,
+                source,
+                customer,
+                flexportal_id.as_str(),
+                origin.as_str(),
+            )
+            .execute(connection)
+            .await?;
+        }
+        LinkChange::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } => {
+            sqlx::query!(
+                r#"
+                insert into customer_links as link (
+                    source, shop_customer_id, flexportal_customer_id, origin,
+                    last_synced_at, last_occurred_at, acknowledged
+                )
+                values ($1, $2, $3, coalesce($4, 'event'), $5, $6, $7)
+                on conflict (source, shop_customer_id) do update
+                set flexportal_customer_id = excluded.flexportal_customer_id,
+                    origin = coalesce($4, link.origin),
+                    last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
+                    last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
+                    acknowledged = excluded.acknowledged
+                "#,
+                source,
+                customer,
+                flexportal_id.as_str(),
+                origin.map(LinkOrigin::as_str),
+                *synced_at,
+                *occurred_at,
+                Json(acknowledged) as _,
+            )
+            .execute(connection)
+            .await?;
+        }
+    }
+    Ok(())
+}

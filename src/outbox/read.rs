@@ -1,0 +1,275 @@
+//! Reading what is known of a claimed customer.
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+
+use super::{ClaimedCustomer, Outbox, StoreError};
+use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName};
+
+/// Waiting events of one customer that are read at once and go out as one change; what is beyond waits for the next
+/// claim.
+const MAX_EVENTS: i64 = 1000;
+
+/// Events given up of one customer that a newer change is compared with.
+const MAX_GIVEN_UP: i64 = 100;
+
+/// Payloads of one customer that are read at once, in bytes; at least one event is.
+const MAX_BYTES: i64 = 8 * 1024 * 1024;
+
+/// All that is known of a claimed customer.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Its waiting events, oldest arrival first.
+    pub waiting: Vec<WaitingEvent>,
+    /// Those given up as failed or unmatched: a newer change closes those it speaks for.
+    pub given_up: Vec<WaitingEvent>,
+    /// Who it is in FlexPortal, if that was found before.
+    pub link: Option<Link>,
+}
+
+/// An event without a final verdict.
+#[derive(Debug, Clone)]
+pub struct WaitingEvent {
+    /// Sorts by arrival.
+    pub id: EventId,
+    /// The shop's word for what happened.
+    pub topic: String,
+    /// The body, as stored.
+    pub payload: String,
+    /// Shop's time of the change.
+    pub occurred_at: DateTime<Utc>,
+    /// When it arrived.
+    pub received_at: DateTime<Utc>,
+    /// Attempts that counted so far.
+    pub attempts: u32,
+    /// Those of them before a person set it back.
+    pub forgiven_attempts: u32,
+}
+
+/// What is known of a customer in FlexPortal.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// FlexPortal's id.
+    pub flexportal_id: FlexportalCustomerId,
+    /// What FlexPortal acknowledged.
+    pub acknowledged: Acknowledged,
+}
+
+impl Outbox {
+    /// Reads what is known of a claimed customer.
+    ///
+    /// Statements of their own, after the claim: they see every event that the claimed revision counts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
+        let waiting = self.waiting_events(claimed).await?;
+        let (link, has_given_up) = self.link(claimed).await?;
+        let given_up = if has_given_up { self.given_up_events(claimed).await? } else { vec![] };
+        Ok(Known { waiting, given_up, link })
+    }
+
+    async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            with found as (
+                select
+                    d.id,
+                    coalesce(s.attempts, 0) as attempts,
+                    coalesce(s.forgiven_attempts, 0) as forgiven_attempts
+                from waiting_customers waiting
+                join deliveries d
+                    on d.source = waiting.source
+                    and d.shop_customer_id = waiting.shop_customer_id
+                    and d.id >= waiting.first_event_id
+                left join event_states s on s.event_id = d.id
+                where waiting.source = $1
+                  and waiting.shop_customer_id = $2
+                  and d.concerns = 'customer'
+                  and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
+                order by d.id
+                limit $3::bigint + 1             -- one more, to know that there are more
+            ),
+            measured as (                        -- payloads are read for those only
+                select
+                    found.*,
+                    d.topic,
+                    d.payload::text as payload,
+                    d.occurred_at,
+                    d.received_at,
+                    count(*) over () as waiting,
+                    row_number() over in_order as position,
+                    sum(octet_length(d.payload::text)) over in_order as bytes_through
+                from found
+                join deliveries d using (id)
+                window in_order as (order by id)
+            )
+            select
+                id as "id: EventId",
+                topic,
+                payload as "payload!",
+                occurred_at,
+                received_at,
+                attempts as "attempts!",
+                forgiven_attempts as "forgiven_attempts!",
+                waiting as "waiting!"
+            from measured
+            where position <= $3::bigint
+              and bytes_through - octet_length(payload) < $4
+            order by id
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            MAX_EVENTS,
+            MAX_BYTES,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        claimed.has_more = rows.first().is_some_and(|row| row.waiting > i64::try_from(rows.len()).unwrap_or(0));
+        Ok(rows
+            .into_iter()
+            .map(|row| WaitingEvent {
+                id: row.id,
+                topic: row.topic,
+                payload: row.payload,
+                occurred_at: row.occurred_at,
+                received_at: row.received_at,
+                attempts: count(row.attempts),
+                forgiven_attempts: count(row.forgiven_attempts),
+            })
+            .collect())
+    }
+
+    /// The waiting events of a claimed customer by their ids alone, for one that cannot be read in full.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            select d.id as "id: EventId", coalesce(s.attempts, 0) as "attempts!"
+            from waiting_customers waiting
+            join deliveries d
+                on d.source = waiting.source
+                and d.shop_customer_id = waiting.shop_customer_id
+                and d.id >= waiting.first_event_id
+            left join event_states s on s.event_id = d.id
+            where waiting.source = $1
+              and waiting.shop_customer_id = $2
+              and d.concerns = 'customer'
+              and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
+            order by d.id
+            limit $3
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            MAX_EVENTS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.id, count(row.attempts))).collect())
+    }
+
+    /// The link of a claimed customer, and whether events of it were given up.
+    async fn link(&self, claimed: &ClaimedCustomer) -> Result<(Option<Link>, bool), StoreError> {
+        let row = sqlx::query!(
+            r#"
+            select
+                link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
+                link.acknowledged as "acknowledged?: Json<Acknowledged>",
+                exists (
+                    select
+                    from event_states
+                    where source = $1
+                      and shop_customer_id = $2
+                      and status in ('failed', 'unmatched')
+                      and finished_at is not null
+                ) as "has_given_up!"
+            from (select) as always
+            left join customer_links link
+                on link.source = $1
+                and link.shop_customer_id = $2
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let link = row.flexportal_id.zip(row.acknowledged);
+        let link = link.map(|(flexportal_id, known)| Link { flexportal_id, acknowledged: known.0 });
+        Ok((link, row.has_given_up))
+    }
+
+    /// The newest events of a customer that were given up.
+    async fn given_up_events(&self, claimed: &ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            select
+                d.id as "id: EventId",
+                d.topic,
+                d.payload::text as "payload!",
+                d.occurred_at,
+                d.received_at,
+                s.attempts,
+                s.forgiven_attempts
+            from event_states s
+            join deliveries d on d.id = s.event_id
+            where s.source = $1
+              and s.shop_customer_id = $2
+              and s.status in ('failed', 'unmatched')
+              and s.finished_at is not null
+            order by d.id desc
+            limit $3
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            MAX_GIVEN_UP,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| WaitingEvent {
+                id: row.id,
+                topic: row.topic,
+                payload: row.payload,
+                occurred_at: row.occurred_at,
+                received_at: row.received_at,
+                attempts: count(row.attempts),
+                forgiven_attempts: count(row.forgiven_attempts),
+            })
+            .collect())
+    }
+
+    /// The newest e-mail that any delivery of a shop's customer gave.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_known_email(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<String>, StoreError> {
+        let email = sqlx::query_scalar!(
+            r#"
+            select email as "email!"
+            from deliveries
+            where source = $1
+              and shop_customer_id = $2
+              and concerns = 'customer'
+              and email is not null
+            order by id desc
+            limit 1
+            "#,
+            source.as_str(),
+            customer.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(email)
+    }
+}
+
+fn count(attempts: i32) -> u32 {
+    u32::try_from(attempts).unwrap_or(0)
+}
