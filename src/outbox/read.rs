@@ -73,21 +73,11 @@ impl Outbox {
         let rows = sqlx::query!(
             r#"
             with found as (
-                select
-                    d.id,
-                    coalesce(s.attempts, 0) as attempts,
-                    coalesce(s.forgiven_attempts, 0) as forgiven_attempts
-                from waiting_customers waiting
-                join deliveries d
-                    on d.source = waiting.source
-                    and d.shop_customer_id = waiting.shop_customer_id
-                    and d.id >= waiting.first_event_id
-                left join event_states s on s.event_id = d.id
-                where waiting.source = $1
-                  and waiting.shop_customer_id = $2
-                  and d.concerns = 'customer'
-                  and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
-                order by d.id
+                select event_id as id, attempts, forgiven_attempts
+                from waiting_events
+                where source = $1
+                  and shop_customer_id = $2
+                order by event_id
                 limit $3::bigint + 1             -- one more, to know that there are more
             ),
             measured as (                        -- payloads are read for those only
@@ -105,7 +95,7 @@ impl Outbox {
                 window in_order as (order by id)
             )
             select
-                id as "id: EventId",
+                id as "id!: EventId",
                 topic,
                 payload as "payload!",
                 occurred_at,
@@ -147,18 +137,11 @@ impl Outbox {
     pub async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
         let rows = sqlx::query!(
             r#"
-            select d.id as "id: EventId", coalesce(s.attempts, 0) as "attempts!"
-            from waiting_customers waiting
-            join deliveries d
-                on d.source = waiting.source
-                and d.shop_customer_id = waiting.shop_customer_id
-                and d.id >= waiting.first_event_id
-            left join event_states s on s.event_id = d.id
-            where waiting.source = $1
-              and waiting.shop_customer_id = $2
-              and d.concerns = 'customer'
-              and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
-            order by d.id
+            select event_id as "id!: EventId", attempts as "attempts!"
+            from waiting_events
+            where source = $1
+              and shop_customer_id = $2
+            order by event_id
             limit $3
             "#,
             claimed.source.as_str(),

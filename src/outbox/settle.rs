@@ -281,18 +281,11 @@ async fn move_up(connection: &mut sqlx::PgConnection, claimed: &ClaimedCustomer)
         update waiting_customers waiting
         set first_event_id = first.id
         from (
-            select d.id
-            from waiting_customers w
-            join deliveries d
-                on d.source = w.source
-                and d.shop_customer_id = w.shop_customer_id
-                and d.id >= w.first_event_id
-            left join event_states s on s.event_id = d.id
-            where w.source = $1
-              and w.shop_customer_id = $2
-              and d.concerns = 'customer'
-              and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
-            order by d.id
+            select event_id as id
+            from waiting_events
+            where source = $1
+              and shop_customer_id = $2
+            order by event_id
             limit 1
         ) as first
         where waiting.source = $1
