@@ -15,6 +15,7 @@ use crate::support::{Database, Process, database, eventually, in_time, wait_unti
 mod flexportal;
 mod kills;
 mod leaving;
+mod limit;
 mod postgres;
 mod replicas;
 

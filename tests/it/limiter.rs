@@ -15,7 +15,7 @@ const MINUTE: TimeDelta = TimeDelta::minutes(1);
 const MINUTES: i32 = 3;
 
 /// Counts in minutes that begin at some second: who counts so refuses nothing, wherever it begins.
-fn most_in_fixed_windows(arrivals: &[DateTime<Utc>]) -> usize {
+pub fn most_in_fixed_windows(arrivals: &[DateTime<Utc>]) -> usize {
     let begins = (0..60).map(|second| arrivals[0] - TimeDelta::seconds(second));
     let most = |begin: DateTime<Utc>| {
         let minutes = arrivals.iter().map(|at| (*at - begin).num_seconds() / 60);
@@ -27,16 +27,16 @@ fn most_in_fixed_windows(arrivals: &[DateTime<Utc>]) -> usize {
 }
 
 /// Counts the last 60 seconds at every arrival.
-fn most_in_sliding_windows(arrivals: &[DateTime<Utc>]) -> usize {
+pub fn most_in_sliding_windows(arrivals: &[DateTime<Utc>]) -> usize {
     let before = |at: &DateTime<Utc>| arrivals.iter().filter(|other| *other <= at && *at - **other < MINUTE).count();
     arrivals.iter().map(before).max().unwrap_or_default()
 }
 
-/// A bucket of `size` that is filled again evenly at the limit's rate: how many find it empty.
-fn refused_by_a_bucket(arrivals: &[DateTime<Utc>], size: f64) -> usize {
+/// A bucket of `size` that is filled again evenly, with `limit` a minute: how many find it empty.
+pub fn refused_by_a_bucket(arrivals: &[DateTime<Utc>], limit: usize, size: f64) -> usize {
     let (mut tokens, mut last, mut refused) = (size, arrivals[0], 0);
     for at in arrivals {
-        let filled = (*at - last).as_seconds_f64() * f64::from(u32::try_from(LIMIT).expect("small")) / 60.0;
+        let filled = (*at - last).as_seconds_f64() * f64::from(u32::try_from(limit).expect("small")) / 60.0;
         tokens = (tokens + filled).min(size);
         last = *at;
         // A hair of rounding is no token.
@@ -81,8 +81,8 @@ async fn no_way_of_counting_finds_more_than_the_limit_and_nine_tenths_of_it_are_
         let context = format!("{replicas} replicas, seed {seed}, {} requests", arrivals.len());
         assert!(most_in_fixed_windows(&arrivals) <= LIMIT, "{context}");
         assert!(most_in_sliding_windows(&arrivals) <= LIMIT, "{context}");
-        assert_eq!(refused_by_a_bucket(&arrivals, 100.0), 0, "{context}");
-        assert_eq!(refused_by_a_bucket(&arrivals, 10.0), 0, "a tenth at once is all it takes: {context}");
+        assert_eq!(refused_by_a_bucket(&arrivals, LIMIT, 100.0), 0, "{context}");
+        assert_eq!(refused_by_a_bucket(&arrivals, LIMIT, 10.0), 0, "a tenth at once is all it takes: {context}");
         assert_eq!(arrivals.iter().filter(|at| **at == arrivals[0]).count(), 10, "a tenth at once: {context}");
         let usable = LIMIT * usize::try_from(MINUTES).expect("small") * 9 / 10;
         assert!(arrivals.len() >= usable, "{context}");
@@ -98,5 +98,5 @@ fn the_counting_itself_is_right() {
     let (crowd, apart) = (every(590, 101), every(600, 200));
     assert_eq!((most_in_fixed_windows(&crowd), most_in_sliding_windows(&crowd)), (101, 101));
     assert_eq!((most_in_fixed_windows(&apart), most_in_sliding_windows(&apart)), (100, 100));
-    assert_eq!((refused_by_a_bucket(&apart, 10.0), refused_by_a_bucket(&[begin; 12], 10.0)), (0, 2));
+    assert_eq!((refused_by_a_bucket(&apart, LIMIT, 10.0), refused_by_a_bucket(&[begin; 12], LIMIT, 10.0)), (0, 2));
 }
