@@ -5,6 +5,7 @@
 //! pending ──claim──▶ in_flight ──settle──▶ synced · superseded · unchanged · failed
 //!    ▲                    └─────settle──▶ unmatched ──interval──▶ (claimed again)
 //!    └── retry_sync() ─── failed · unmatched · discarded ◀── discard_sync()
+//!                         failed · unmatched (given up) ──a newer change speaks for all of it──▶ superseded
 //! ```
 //! `pending` and `in_flight` are not stored: an event without a verdict is one or the other, depending on
 //! whether its customer is claimed (see `outbox`).
