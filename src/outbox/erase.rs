@@ -26,7 +26,19 @@ impl Outbox {
     pub async fn erase(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<Option<Erased>, StoreError> {
         let (source, customer) = (source.as_str(), customer.as_str());
         let mut transaction = self.pool.begin().await?;
-        // Locked to the end: nobody claims it meanwhile, and what arrives waits for us.
+        // Its place in the queue is ours to the end, also if it had none: nobody claims it meanwhile, and what arrives
+        // waits for us.
+        sqlx::query!(
+            r#"
+            insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
+            values ($1, $2, '', 'infinity', gen_random_uuid())
+            on conflict do nothing
+            "#,
+            source,
+            customer,
+        )
+        .execute(&mut *transaction)
+        .await?;
         let is_busy = sqlx::query_scalar!(
             r#"
             select coalesce(lease_expires_at > moment.now or rests_until > moment.now, false) as "is_busy!"
