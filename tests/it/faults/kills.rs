@@ -34,6 +34,8 @@ async fn nobody_takes_over(scene: &Scene, process: &Process) {
     let requests = scene.fake.requests().len();
     assert_eq!(process.deliver(change(2, 1)).await.word(), "accepted");
     eventually("the other customer's change", || phone_of(&scene.fake, 2) == Some(1)).await;
+    // And is settled: its claim is none that a dead worker left behind.
+    wait_until(&scene.db.pool, "select count(*) = 0 from waiting_customers where shop_customer_id = 'shop-2'").await;
     assert_eq!(scene.fake.requests().len(), requests + 1);
 }
 
