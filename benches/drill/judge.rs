@@ -1,5 +1,5 @@
 //! What came of the burst, judged from outside: from what was answered 200, from what reached FlexPortal, and from
-//! the status of the events. Nothing of the service's own code is used for it.
+//! the status of the events. The service's own rules are not used for it.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,6 @@ pub(crate) struct History<'a> {
     pub(crate) accepted: &'a [Option<Accepted>],
     /// FlexPortal's log, in the order of arrival.
     pub(crate) requests: &'a [RecordedRequest],
-    /// From arrival to effect at FlexPortal.
-    pub(crate) latency: TimeDelta,
     /// FlexPortal's customers by id.
     pub(crate) customers: BTreeMap<String, FakeCustomer>,
     /// `outbox_events`.
@@ -133,17 +131,18 @@ impl History<'_> {
         event.is_some_and(|event| self.statuses.get(&event) == Some(&EventStatus::Failed))
     }
 
-    /// The updates of a customer that FlexPortal carried out, in their order. Its log has no time of the effect;
-    /// an answer 200 to an update is given with it, the latency after the arrival.
-    fn applied_to(&self, customer: usize) -> impl Iterator<Item = Applied<'_>> {
+    /// The updates of a customer that FlexPortal carried out, in the order in which it did so: each takes effect with
+    /// its answer.
+    fn applied_to(&self, customer: usize) -> Vec<Applied<'_>> {
         let path = format!("/v1/customers/{}", self.burst.customers[customer].flexportal_id());
-        self.requests
-            .iter()
-            .filter(move |request| request.method == "PUT" && request.status == Some(200) && request.path == path)
-            .filter_map(|request| {
-                let body = request.body.as_ref()?;
-                Some(Applied { at: request.received_at + self.latency, sequence: request.sequence, body })
-            })
+        let is_applied =
+            |request: &&RecordedRequest| request.method == "PUT" && request.status == Some(200) && request.path == path;
+        let applied = self.requests.iter().filter(is_applied).filter_map(|request| {
+            Some(Applied { at: request.ended_at?, sequence: request.sequence, body: request.body.as_ref()? })
+        });
+        let mut applied: Vec<_> = applied.collect();
+        applied.sort_by_key(|update| (update.at, update.sequence));
+        applied
     }
 
     /// Fields that an update set back to an older value than an earlier update had given them.

@@ -8,8 +8,8 @@
 //!
 //! Intake and worker are processes of the real binary, on a Postgres that waits for its disk; the fake FlexPortal
 //! lives in this process. The seed settles what is sent, in which order, and which requests FlexPortal fails, by
-//! their number; the timing is chance. Exit code 1 if anything was lost, wrong or set back; the other figures are measured
-//! only.
+//! their number; the timing is chance. Exit code 1 if anything was lost, wrong or set back; the other figures are
+//! measured only.
 
 use std::process::ExitCode;
 use std::sync::Arc;

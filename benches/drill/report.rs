@@ -48,10 +48,13 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// `12.3 s`, below a second `45 ms`.
+/// `12.3 s`, below a second `4.5 ms`.
 pub(crate) fn time(time: TimeDelta) -> String {
-    let milliseconds = time.num_milliseconds();
-    if milliseconds.abs() < 1_000 { format!("{milliseconds} ms") } else { seconds(time) }
+    if time.abs() < TimeDelta::seconds(1) {
+        format!("{:.1} ms", time.as_seconds_f64() * 1_000.0)
+    } else {
+        seconds(time)
+    }
 }
 
 /// `12.3 s`

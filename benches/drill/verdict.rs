@@ -34,7 +34,6 @@ impl End<'_> {
             burst: self.burst,
             accepted: &self.sent.accepted,
             requests: &requests,
-            latency: TimeDelta::milliseconds(i64::from(LATENCY_MS)),
             customers: self.fake.customers().into_iter().map(|known| (known.customer_id.clone(), known)).collect(),
             statuses: statuses.into_iter().collect(),
         };
@@ -141,9 +140,9 @@ impl End<'_> {
                 customer
             })
             .collect();
-        let limit = self.scale.limit_per_minute;
-        let floor = at(&floor::knowing_the_future(&customers, limit, history.latency));
-        let queue = at(&floor::faultless_queue(&customers, limit, history.latency));
+        let (limit, latency) = (self.scale.limit_per_minute, TimeDelta::milliseconds(i64::from(LATENCY_MS)));
+        let floor = at(&floor::knowing_the_future(&customers, limit, latency));
+        let queue = at(&floor::faultless_queue(&customers, limit, latency));
         report.figure("freshness p50 / p95 / p99", times(&measured));
         report.figure("  floor of the quota, the future known", times(&floor));
         report.figure("  of a faultless queue", times(&queue));

@@ -65,7 +65,7 @@ fn judged(burst: &Burst, updates: &[(i64, Value, u16)], status: EventStatus) -> 
             idempotency_key: None,
             body: Some(body.clone()),
             status: Some(*status),
-            ended_at: None,
+            ended_at: Some(second(*at)),
         });
         for (name, value) in body.as_object().into_iter().flatten().filter(|_| *status == 200) {
             customer[name] = value.clone();
@@ -76,7 +76,6 @@ fn judged(burst: &Burst, updates: &[(i64, Value, u16)], status: EventStatus) -> 
         burst,
         accepted: &accepted,
         requests: &requests,
-        latency: TimeDelta::zero(),
         customers: [("cus_1".to_owned(), customer)].into(),
         statuses: (0..burst.changes.len()).map(|change| (event(change), status)).collect(),
     };
@@ -141,6 +140,7 @@ fn a_value_that_goes_back_is_a_stale_overwrite_even_if_it_is_mended_later() {
     let back = StaleOverwrite { sequence: 2, field: Field::Company, written: 1, replaced: 0 };
     assert_eq!(stale(&[(1, both(0, 0), 200), (2, both(0, 1), 200), (3, both(0, 0), 200)]), [back]);
     assert_eq!(stale(&[(1, both(1, 1), 200), (2, both(0, 0), 200)]), []);
+    assert_eq!(stale(&[(2, both(0, 0), 200), (1, both(1, 1), 200)]), [], "carried out in the other order");
     assert_eq!(stale(&[(1, both(0, 0), 200), (2, both(1, 1), 422)]), [], "not carried out");
 }
 
