@@ -170,7 +170,7 @@ async fn on(drill: &Drill, postgres: &FoundPostgres, name: &str) -> anyhow::Resu
     let total = burst.deliveries.len();
     let (sent, killed, ()) = tokio::try_join!(
         send(Arc::clone(&burst), &addr, &begun),
-        kill_one(&mut workers[0], &surroundings, &fake, &pool, seen.clone(), total / 2, scale.is_smoke),
+        kill_one(&mut workers, &surroundings, &fake, &pool, seen.clone(), total / 2, scale.is_smoke),
         show(seen, total),
     )?;
     wait_until_settled(&pool, scale.settled_within, &mut intake, &mut workers).await?;
@@ -248,13 +248,14 @@ async fn flexportal(seed: u64, burst: &Burst, limit_per_minute: u32) -> anyhow::
 /// How a worker came to its end and what it left.
 struct Killed {
     at: DateTime<Utc>,
-    /// Source and shop's id of the customers in flight, all of them its own if it was alone.
-    held: Vec<(String, String)>,
+    /// Source and shop's id of the customers it held; none where it was not alone, for whose they are cannot be told
+    /// from outside.
+    held: Option<Vec<(String, String)>>,
 }
 
 /// Kills a worker while a request is under way, once `after` deliveries have begun, and starts another in its place.
 async fn kill_one(
-    worker: &mut Process,
+    workers: &mut [Process],
     surroundings: &Surroundings,
     fake: &FakeFlexportal,
     pool: &PgPool,
@@ -267,6 +268,8 @@ async fn kill_one(
     let next_request = fake.wait_for_requests(fake.requests().len() + 1);
     // Where none comes, the kill is worth less, but there is one.
     let _ = tokio::time::timeout(Duration::from_secs(1), next_request).await;
+    let is_alone = workers.len() == 1;
+    let worker = workers.first_mut().context("there is no worker to kill")?;
     worker.kill()?;
     let at = Clock::System.now();
     let held = sqlx::query_as("select distinct source, shop_customer_id from outbox_events where status = 'in_flight'")
@@ -294,7 +297,7 @@ async fn kill_one(
         .await?;
     }
     *worker = Process::start(Role::Worker, surroundings)?;
-    Ok(Killed { at, held })
+    Ok(Killed { at, held: is_alone.then_some(held) })
 }
 
 async fn show(mut begun: watch::Receiver<usize>, total: usize) -> anyhow::Result<()> {

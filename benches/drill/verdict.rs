@@ -156,8 +156,9 @@ impl End<'_> {
         let since = |at: DateTime<Utc>| time(at - self.killed.at);
         let first = after().find(|request| request.method == "PUT").map(|request| since(request.received_at));
         report.figure("from the kill to the next update", first.unwrap_or_else(|| "none came".to_owned()));
+        let Some(held) = &self.killed.held else { return };
         let held = self.burst.customers.iter().filter(|customer| {
-            self.killed.held.iter().any(|(source, id)| *source == customer.kind.as_str() && *id == customer.shop_id())
+            held.iter().any(|(source, id)| *source == customer.kind.as_str() && *id == customer.shop_id())
         });
         let delivered = held.map(|customer| {
             let path = format!("/v1/customers/{}", customer.flexportal_id());
