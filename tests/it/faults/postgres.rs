@@ -165,10 +165,12 @@ async fn a_full_server_turns_deliveries_away_until_it_has_room() {
 async fn take_all_connections(cluster: &Cluster) -> Vec<PgConnection> {
     let all_taken = "select count(*) = current_setting('max_connections')::integer from pg_stat_activity \
                      where backend_type = 'client backend' and application_name <> 'flexportal-sync' and state <> ''";
+    // One and the same connection all the time: a full server has no other for the pool.
+    let mut own = cluster.pool.acquire().await.expect("a connection");
     let mut taken = Vec::new();
     let taking = async {
-        while !sqlx::query_scalar::<_, bool>(all_taken).fetch_one(&cluster.pool).await.expect("an answer") {
-            cut_all(&cluster.pool).await;
+        while !sqlx::query_scalar::<_, bool>(all_taken).fetch_one(&mut *own).await.expect("an answer") {
+            cut_all(&mut *own).await;
             taken.extend(take_free_connections(&cluster.url).await);
         }
     };
