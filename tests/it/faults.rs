@@ -41,9 +41,10 @@ impl Scene {
         Process::start_with(&self.db.url, &self.fake, variables).await
     }
 
-    /// Half a minute passes for the one claim that a dead worker left behind.
+    /// Half a minute passes for the claim of `cus_1` that a dead worker left behind.
     async fn the_lease_ends(&self) {
-        let moved = "update waiting_customers set lease_expires_at = now() where lease_id is not null";
+        let moved = "update waiting_customers set lease_expires_at = now() \
+                     where shop_customer_id = 'shop-1' and lease_id is not null";
         assert_eq!(self.db.execute(moved).await, 1);
         self.db.execute("select pg_notify('flexportal_sync', '')").await;
     }

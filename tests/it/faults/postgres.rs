@@ -4,6 +4,7 @@
 //! after, reaches FlexPortal.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use flexportal_sync::fake_flexportal::{Behaviour, FakeFlexportal};
 use secrecy::{ExposeSecret, SecretString};
@@ -40,12 +41,19 @@ impl Shop {
                 second += 1;
                 self.intake.deliver_until_stored(change(n, second)).await;
                 self.stored.fetch_add(1, Ordering::Relaxed);
-                // An hour has 3600 changes of a customer.
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                // A customer has a change for every second of an hour, and no more.
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             second
         });
         futures_util::future::join_all(customers).await
+    }
+
+    /// What was answered 200 is stored, each change once.
+    async fn finds_all(&self, pool: &PgPool) {
+        let stored = "select count(*) from deliveries where shop_customer_id <> 'shop-20'";
+        let stored: i64 = sqlx::query_scalar(stored).fetch_one(pool).await.expect("a number");
+        assert_eq!(stored, i64::from(self.stored.load(Ordering::Relaxed)));
     }
 
     /// Waits until so many more were answered 200.
@@ -53,7 +61,7 @@ impl Shop {
         let enough = self.stored.load(Ordering::Relaxed) + more;
         let selling = async {
             while self.stored.load(Ordering::Relaxed) < enough {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         in_time("more changes", selling).await;
@@ -65,11 +73,12 @@ impl Shop {
 /// Half a minute passes for claims that nobody holds any more, since their worker lost sight of the database: a sync
 /// that lives is over long before it is five seconds old.
 async fn all_arrives(pool: &PgPool, fake: &FakeFlexportal, last: &[u32]) {
-    let stale = "update waiting_customers set lease_expires_at = now() where claimed_at < now() - interval '5 s'";
+    let stale = "update waiting_customers set lease_expires_at = now() \
+                 where lease_id is not null and claimed_at < now() - interval '5 s'";
     let arriving = async {
         while !sqlx::query_scalar(ALL_SYNCED).fetch_one(pool).await.unwrap_or(false) {
             sqlx::query(stale).execute(pool).await.expect("moved");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     in_time("all synced", arriving).await;
@@ -91,6 +100,7 @@ async fn restarts(outage: Outage) {
         let (healthy, ready) = (process.get("/healthz").await, process.get("/readyz").await);
         assert_eq!(healthy.status, 200);
         assert_turned_away(&ready);
+        // Of a customer who comes just then.
         assert_turned_away(&process.deliver(change(20, 1)).await);
 
         cluster.comes_back().await;
@@ -101,6 +111,7 @@ async fn restarts(outage: Outage) {
         shop.closes.cancel();
     };
     let (last, ()) = tokio::join!(shop.sells(), fault);
+    shop.finds_all(&cluster.pool).await;
     all_arrives(&cluster.pool, &fake, &last).await;
 }
 
@@ -127,6 +138,7 @@ async fn connections_killed_again_and_again_under_load_lose_nothing() {
         shop.closes.cancel();
     };
     let (last, ()) = tokio::join!(shop.sells(), fault);
+    shop.finds_all(&scene.db.pool).await;
     all_arrives(&scene.db.pool, &scene.fake, &last).await;
 }
 

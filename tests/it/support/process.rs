@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use flexportal_sync::config::SETTINGS;
 use flexportal_sync::domain::Clock;
@@ -167,7 +168,7 @@ impl Intake {
                     return answer;
                 }
                 assert_turned_away(&answer);
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         in_time("a delivery stored", sending).await
