@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, ConfigError, Needs};
 use crate::outbox::StoreError;
@@ -122,25 +123,34 @@ fn configure(file: Option<&std::path::Path>, needs: Needs) -> anyhow::Result<Con
 
 /// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once.
 async fn asked_to_leave() {
-    a_signal().await;
-    tokio::spawn(async {
-        a_signal().await;
+    let mut signals = Signals::from_now_on();
+    signals.next().await;
+    tokio::spawn(async move {
+        signals.next().await;
         eprintln!("leaving at once");
         std::process::exit(1);
     });
 }
 
-async fn a_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            return;
-        }
+/// SIGTERM and Ctrl-C. One that comes while nobody waits is not missed.
+struct Signals(Vec<Signal>);
+
+impl Signals {
+    fn from_now_on() -> Self {
+        Self(
+            [SignalKind::terminate(), SignalKind::interrupt()]
+                .into_iter()
+                .filter_map(|kind| signal(kind).ok())
+                .collect(),
+        )
     }
-    let _ = tokio::signal::ctrl_c().await;
+
+    async fn next(&mut self) {
+        if self.0.is_empty() {
+            // This machine has none.
+            return std::future::pending().await;
+        }
+        let any = self.0.iter_mut().map(|signal| Box::pin(signal.recv()));
+        futures_util::future::select_all(any).await;
+    }
 }

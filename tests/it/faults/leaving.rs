@@ -112,3 +112,17 @@ async fn a_second_signal_ends_it_at_once() {
     scene.the_lease_ends().await;
     scene.ends_with(1).await;
 }
+
+#[tokio::test]
+async fn a_second_signal_that_comes_with_the_first_is_not_missed() {
+    let scene = Scene::new().await;
+    let process = scene.start().await;
+    scene.fake.fail_next(1, Failure::Hang);
+    assert_eq!(process.deliver(change(1, 1)).await.word(), "accepted");
+    wait_for_requests(&scene.fake, 1).await;
+    process.freeze();
+    process.terminate();
+    process.interrupt();
+    process.thaw();
+    assert_eq!(process.leaves().await.code(), Some(1));
+}

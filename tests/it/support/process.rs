@@ -120,6 +120,11 @@ impl Process {
         self.signal("TERM");
     }
 
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
+        self.signal("INT");
+    }
+
     /// Stops in the middle of whatever it does, until it is thawed.
     pub fn freeze(&self) {
         self.signal("STOP");
