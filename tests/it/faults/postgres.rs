@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection, PgExecutor, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use super::{ALL_SYNCED, Scene, assert_in_order, change, fake, phone_of, wait_for_requests};
-use crate::support::shop::shopify;
+use crate::support::shop::{Webhook, shopify};
 use crate::support::{Cluster, Intake, Outage, Process, assert_turned_away, in_time, wait_until};
 
 /// Customers who change all the time.
@@ -88,6 +88,15 @@ async fn all_arrives(pool: &PgPool, fake: &FakeFlexportal, last: &[u32]) {
     assert_in_order(fake);
 }
 
+/// A process without its database lives, is not ready, and turns deliveries away.
+async fn assert_cut_off(process: &Process, webhook: Webhook) {
+    let (alive, ready) = (process.get("/healthz"), process.get("/readyz"));
+    let (alive, ready, delivery) = tokio::join!(alive, ready, process.deliver(webhook));
+    assert_eq!(alive.status, 200);
+    assert_turned_away(&ready);
+    assert_turned_away(&delivery);
+}
+
 async fn restarts(outage: Outage) {
     let Some(mut cluster) = Cluster::start(&[]).await else { return };
     let fake = fake().await;
@@ -97,11 +106,8 @@ async fn restarts(outage: Outage) {
     let fault = async {
         shop.sells_more(50).await;
         cluster.goes_away(outage).await;
-        let (healthy, ready) = (process.get("/healthz").await, process.get("/readyz").await);
-        assert_eq!(healthy.status, 200);
-        assert_turned_away(&ready);
-        // Of a customer who comes just then.
-        assert_turned_away(&process.deliver(change(20, 1)).await);
+        // With a change of a customer who comes just then.
+        assert_cut_off(&process, change(20, 1)).await;
 
         cluster.comes_back().await;
         let before = fake.requests().len();
@@ -158,13 +164,10 @@ async fn a_full_server_turns_deliveries_away_until_it_has_room() {
     wait_until(&cluster.pool, ALL_SYNCED).await;
 
     let others = take_all_connections(&cluster).await;
-    assert_turned_away(&process.deliver(change(1, 2)).await);
-    assert_turned_away(&process.get("/readyz").await);
-    assert_eq!(process.get("/healthz").await.status, 200);
     // One that starts now waits, and turns deliveries away as well.
     let late = Process::start_unready(&cluster.url, &fake).await;
-    late.logs("the database is away; trying again every second").await;
-    assert_turned_away(&late.deliver(change(1, 2)).await);
+    let says_so = late.logs("the database is away; trying again every second");
+    tokio::join!(assert_cut_off(&process, change(1, 2)), assert_cut_off(&late, change(1, 2)), says_so);
 
     drop(others);
     late.logs("ready").await;
