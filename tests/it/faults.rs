@@ -18,6 +18,7 @@ mod leaving;
 mod limit;
 mod postgres;
 mod replicas;
+mod soak;
 
 /// Nothing waits any more, and nothing was given up.
 const ALL_SYNCED: &str = "select bool_and(status in ('synced', 'superseded', 'unchanged')) from outbox_events";

@@ -149,7 +149,7 @@ async fn connections_killed_again_and_again_under_load_lose_nothing() {
 }
 
 /// Cuts the service's connections to this database.
-async fn cut_all(executor: impl PgExecutor<'_>) {
+pub async fn cut_all(executor: impl PgExecutor<'_>) {
     let cut = "select pg_terminate_backend(pid) from pg_stat_activity \
                where datname = current_database() and application_name = 'flexportal-sync'";
     sqlx::query(cut).execute(executor).await.expect("cut");
