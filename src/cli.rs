@@ -11,12 +11,21 @@ use crate::outbox::StoreError;
 use crate::telemetry;
 
 mod check;
+mod customers;
 mod demo;
 mod erase;
+mod events;
+mod export;
+mod failures;
 mod fake_flexportal;
+mod filters;
+mod links;
 mod migrate;
+mod preview;
 mod send;
 mod serve;
+mod show;
+mod status;
 
 /// Keeps FlexPortal customers in step with a web shop.
 ///
@@ -36,7 +45,8 @@ const AFTER_HELP: &str = "\
 First minute:   flexportal-sync demo
 To run it:      DATABASE_URL=… FLEXPORTAL_API_KEY=… FLEXPORTAL_TENANT_ID=… SHOPIFY_WEBHOOK_SECRET=… \\
                 flexportal-sync serve
-What failed:    psql $DATABASE_URL -c 'select * from failed_syncs'
+How is it:      flexportal-sync status
+What failed:    flexportal-sync failures groups, then failures list, show, retry, discard
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
 
@@ -52,8 +62,25 @@ enum Command {
     Demo(demo::Demo),
     /// Sign a webhook as a shop would and post it
     Send(send::Send),
+    /// The state of the whole on one screen: intake, backlog, quota, pauses, silence, failures
+    Status(status::Status),
+    /// What failed, and why; try it again, or close it
+    Failures(failures::Failures),
+    /// Every delivery, and what became of it
+    Events(events::Events),
+    /// Whether customers are in sync, and one customer's story
+    Customers(customers::Customers),
+    /// One customer's story: the same as `customers show`
+    #[command(hide = true)]
+    Why(customers::Show),
+    /// What would be sent for an event or a body; sends nothing
+    Preview(preview::Preview),
+    /// Which FlexPortal customer a shop's customer is
+    Links(links::Links),
     /// Erase a customer's personal data; ids, times and status stay
     Erase(erase::Erase),
+    /// Print all that is held on a customer, as JSON
+    Export(export::Export),
     /// Run a stand-in for FlexPortal, for integration tests
     FakeFlexportal(crate::fake_flexportal::FakeOptions),
 }
@@ -67,7 +94,15 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Check(check) => check.run(file).await,
         Command::Demo(demo) => demo.run().await,
         Command::Send(send) => send.run().await,
+        Command::Status(status) => status.run(file).await,
+        Command::Failures(failures) => failures.run(file).await,
+        Command::Events(events) => events.run(file).await,
+        Command::Customers(customers) => customers.run(file).await,
+        Command::Why(show) => show.run_on(file).await,
+        Command::Preview(preview) => preview.run(file).await,
+        Command::Links(links) => links.run(file).await,
         Command::Erase(erase) => erase.run(file).await,
+        Command::Export(export) => export.run(file).await,
         Command::FakeFlexportal(options) => fake_flexportal::run(options).await,
     };
     match result {

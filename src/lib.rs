@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The files lie in the order of the flow; imports go one way:
-//! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `outbox` ← `sync` ← `http` ← `cli`.
+//! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `outbox` ← `sync`, `upkeep` ← `inspect` ← `http`, `admin` ← `cli`.
 
 pub mod cli;
 pub mod config;
@@ -15,9 +15,11 @@ pub mod domain;
 pub mod fake_flexportal;
 pub mod flexportal;
 pub mod http;
+pub mod inspect;
 pub mod outbox;
 pub mod service;
 pub mod shops;
 pub mod sync;
 pub mod telemetry;
 pub mod throwaway_postgres;
+pub mod upkeep;

@@ -24,25 +24,32 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::domain::Clock;
 
+mod activity;
 mod claim;
 mod committer;
 mod erase;
 #[cfg(test)]
 pub(crate) mod in_memory;
 mod inspect;
+mod intervene;
 mod links;
+mod privacy;
 mod queue;
 mod read;
+mod retention;
 mod settle;
 mod store;
 mod targets;
 mod wake;
 
+pub use activity::Activity;
 pub use claim::{ClaimedCustomer, Look};
 pub use committer::{CommitError, Committer};
 pub use erase::Erased;
-pub use inspect::{EventOutcome, FailedSync};
-pub use links::{LinkChange, LinkOrigin};
+pub use inspect::*;
+pub use intervene::{DoneBy, Intervention};
+pub use links::{LinkChange, LinkOrigin, LinksImported, NewLink};
+pub use privacy::PrivacyRequest;
 pub use queue::Queue;
 pub use read::{Known, Link, WaitingEvent};
 pub use settle::{Attempt, EventResult, Next, Settled, Settlement};
@@ -81,6 +88,23 @@ pub enum StoreError {
     /// A migration could not be applied.
     #[error("a migration could not be applied: {0}")]
     Migrations(#[from] sqlx::migrate::MigrateError),
+}
+
+/// What keeps people from being shown what they look for.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The cursor of another list, or none at all.
+    #[error(transparent)]
+    Cursor(#[from] BadCursor),
+}
+
+impl From<sqlx::Error> for InspectError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 impl StoreError {

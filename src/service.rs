@@ -12,11 +12,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Source};
-use crate::domain::{Clock, Dice, EventIds};
+use crate::domain::{Clock, Dice, EventIds, TargetName};
 use crate::http::{self, AppState};
 use crate::outbox::{Committer, Outbox, StoreError, Wake};
 use crate::shops::Shop;
 use crate::sync::Worker;
+use crate::upkeep::Upkeep;
 
 /// Which parts run in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -63,8 +64,10 @@ pub struct Service {
     wake: Wake,
     clock: Clock,
     max_body_bytes: usize,
+    retention: Duration,
     role: Role,
-    target_names: Vec<crate::domain::TargetName>,
+    /// With their requests a minute.
+    targets: Vec<(TargetName, u32)>,
 }
 
 /// A running service.
@@ -104,8 +107,9 @@ impl Service {
             wake,
             clock,
             max_body_bytes: config.max_body_bytes,
+            retention: config.retention,
             role,
-            target_names: config.targets.iter().map(|target| target.name.clone()).collect(),
+            targets: config.targets.iter().map(|target| (target.name.clone(), target.rate_limit_per_minute)).collect(),
         })
     }
 
@@ -141,7 +145,7 @@ impl Service {
         // Those without a secret are another process's to note: a worker knows them by their defaults only.
         let all = self.shops.iter().map(|shop| shop.source());
         let sources: Vec<&Source> = all.filter(|source| !source.secrets.is_empty()).collect();
-        self.outbox.register(&sources, &self.target_names).await
+        self.outbox.register(&sources, &self.targets).await
     }
 
     /// Runs the parts in the background, on a listener that is bound already.
@@ -168,14 +172,19 @@ impl Service {
         };
         let mut parts = vec![tokio::spawn(http::serve(listener, http::app(state), shutdown.clone()))];
         let prepared = CancellationToken::new();
-        if let Some(worker) = self.worker.clone() {
+        let once_prepared = |part: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
             let (prepared, shutdown) = (prepared.clone(), shutdown.clone());
-            parts.push(tokio::spawn(async move {
+            tokio::spawn(async move {
                 tokio::select! {
-                    () = prepared.cancelled() => worker.run(shutdown).await,
+                    () = prepared.cancelled() => part.await,
                     () = shutdown.cancelled() => {}
                 }
-            }));
+            })
+        };
+        if let Some(worker) = self.worker.clone() {
+            parts.push(once_prepared(Box::pin(worker.run(shutdown.clone()))));
+            let upkeep = Upkeep::new(self.outbox.clone(), self.retention);
+            parts.push(once_prepared(Box::pin(upkeep.run(shutdown.clone()))));
         }
         let preparing = tokio::spawn(async move {
             let result = match prepare {

@@ -5,13 +5,14 @@
 //! API and nothing of storage.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::StatusPolicy;
 use crate::config::{ShopKind, Source};
-use crate::domain::{CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId};
+use crate::domain::{CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId, SourceName};
 
 mod generic;
 pub mod headers;
@@ -103,6 +104,30 @@ pub enum Concerns {
     Customer,
     /// A request for data or erasure, kept for a person.
     Privacy,
+}
+
+/// What a privacy request asks to be erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erasure {
+    /// One customer: Shopify `customers/redact`.
+    Customer,
+    /// All of a shop, which has parted with us: Shopify `shop/redact`.
+    Shop,
+}
+
+impl Erasure {
+    /// The topics that ask for one.
+    pub const TOPICS: [&'static str; 2] = ["customers/redact", "shop/redact"];
+
+    /// What a topic asks for; other privacy requests are for a person to answer.
+    #[must_use]
+    pub fn of_topic(topic: &str) -> Option<Self> {
+        match topic {
+            "customers/redact" => Some(Self::Customer),
+            "shop/redact" => Some(Self::Shop),
+            _ => None,
+        }
+    }
 }
 
 impl Concerns {
@@ -213,6 +238,22 @@ impl Shop {
         }
     }
 
+    /// Reads a body that was not delivered, as if it had been: the topic it would have, itself as it would be stored, and
+    /// what it says.
+    ///
+    /// # Errors
+    /// [`Rejection::Malformed`] if it is no change of a customer.
+    pub fn read_sample(&self, topic: Option<&str>, body: &[u8]) -> Result<(String, String, CustomerEvent), Rejection> {
+        let json::Mended { text, warnings: _ } = json::mend(body)?;
+        let topic = match (self.source.kind, topic) {
+            (ShopKind::Generic, _) => generic::topic(&text)?,
+            (_, Some(topic)) => topic.to_owned(),
+            (kind, None) => sign::usual_topic(kind).to_owned(),
+        };
+        let event = self.read(&topic, &text)?;
+        Ok((topic, text, event))
+    }
+
     fn content(&self, topic: &str, text: &str) -> Result<Content, Rejection> {
         match self.source.kind {
             ShopKind::Shopify => shopify::content(&self.source, topic, text),
@@ -240,6 +281,21 @@ impl Shop {
         };
         DeliveryId::parse(text).unwrap_or_else(|_| DeliveryId::sha256(&digest()))
     }
+}
+
+/// The configured shops by name, and with them those that variables define at the intake: who only reads what is stored
+/// needs no webhook secrets.
+///
+/// # Errors
+/// The source's name and what is wrong with it.
+pub fn by_name(configured: &[Arc<Shop>]) -> Result<BTreeMap<SourceName, Arc<Shop>>, String> {
+    let mut all = BTreeMap::new();
+    for kind in ShopKind::ALL {
+        let shop = Shop::new(Source::of_kind(kind))?;
+        all.insert(shop.source().name.clone(), Arc::new(shop));
+    }
+    all.extend(configured.iter().map(|shop| (shop.source().name.clone(), shop.clone())));
+    Ok(all)
 }
 
 fn rfc3339(text: &str) -> Option<DateTime<Utc>> {

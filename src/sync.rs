@@ -8,8 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::config::Identity;
-use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, SourceName};
+use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, ShopCustomerId, SourceName};
 use crate::flexportal::{Api, Exchange, FlexportalError, Updated};
 use crate::outbox::{
     Attempt, ClaimedCustomer, HoldReason, Known, Link, LinkOrigin, PROBE_INTERVAL, Queue, Settlement, StoreError,
@@ -21,6 +23,7 @@ pub mod breaker;
 pub mod decide;
 pub mod fold;
 pub mod identify;
+pub mod preview;
 mod requests;
 mod settlement;
 #[cfg(test)]
@@ -113,7 +116,7 @@ pub(crate) async fn sync_customer(
     let (read, unreadable) = read_all(&known.waiting, |event| shop.read(&event.topic, &event.payload));
     let (given_up, _) = read_all(&known.given_up, |event| shop.read(&event.topic, &event.payload));
     let link = known.link.as_ref();
-    let mut who = known_id(shop, claimed, &read, link);
+    let mut who = known_id(shop, &claimed.customer, &read, link);
     let mut stale = None;
     // Twice at most: if the id leads nowhere, once more with what a lookup finds.
     let (folded, translated, acknowledged, end) = loop {
@@ -190,7 +193,7 @@ fn read_all(
 }
 
 /// An id carried by the event, else the link's, else, where it is configured so, the shop's own.
-fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Option<&Link>) -> Option<Identified> {
+fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent], link: Option<&Link>) -> Option<Identified> {
     // An old event must not tie its customer to what it was before.
     let newest_settled = link.and_then(|link| link.acknowledged.newest());
     let carried = fold::newest_flexportal_id(read)
@@ -198,7 +201,7 @@ fn known_id(shop: &Shop, claimed: &ClaimedCustomer, read: &[ReadEvent], link: Op
         .map(|(_, id)| id.clone());
     let linked = link.map(|link| link.flexportal_id.clone());
     let same = match shop.source().identity {
-        Identity::SameId => FlexportalCustomerId::parse(claimed.customer.as_str()).ok(),
+        Identity::SameId => FlexportalCustomerId::parse(customer.as_str()).ok(),
         Identity::Email => None,
     };
     let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id == *id);
@@ -314,20 +317,10 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
         }
     }
 
-    /// Whether FlexPortal acknowledged every value of the body within the last day, and nobody can have sent it
-    /// anything since.
+    /// Whether FlexPortal has all of the body already, and nobody can have sent it anything since.
     fn is_acknowledged(&self) -> bool {
-        if self.claims > 1 {
-            // A worker died holding this customer: nobody knows what it had sent.
-            return false;
-        }
-        let now = self.requests.now();
-        self.translated.sent.iter().all(|(field, hash)| {
-            self.acknowledged.0.get(field).is_some_and(|settled| {
-                settled.hash.as_ref() == Some(hash)
-                    && settled.acked.is_some_and(|acked| (now - acked).to_std().unwrap_or_default() < ACKNOWLEDGED_FOR)
-            })
-        })
+        // A worker that died holding this customer may have sent anything.
+        self.claims <= 1 && is_acknowledged(self.translated, self.acknowledged, self.requests.now())
     }
 
     fn recorded<T>(&mut self, exchange: Exchange<T>) -> Result<T, FlexportalError> {
@@ -359,6 +352,16 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
     }
 }
 
+/// Whether FlexPortal acknowledged every value of the body within the last day.
+fn is_acknowledged(translated: &Translated, acknowledged: &Acknowledged, now: DateTime<Utc>) -> bool {
+    translated.sent.iter().all(|(field, hash)| {
+        acknowledged.0.get(field).is_some_and(|settled| {
+            settled.hash.as_ref() == Some(hash)
+                && settled.acked.is_some_and(|acked| (now - acked).to_std().unwrap_or_default() < ACKNOWLEDGED_FOR)
+        })
+    })
+}
+
 fn unmatched(answer: &Match, stale: Option<FlexportalCustomerId>) -> End {
     let why = match answer {
         Match::Several => "several FlexPortal customers have this e-mail",
@@ -379,10 +382,8 @@ fn hold_for(error: &FlexportalError) -> Option<(HoldReason, Duration)> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
-    use crate::domain::{CustomerEvent, ShopCustomerId};
+    use crate::domain::CustomerEvent;
 
     #[test]
     fn an_event_that_makes_reading_panic_fails_alone() {

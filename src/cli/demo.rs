@@ -3,22 +3,21 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
+use comfy_table::Table;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 
 use super::asked_to_leave;
+use super::show::{Progress, table};
 use crate::config::{Config, Needs, Variables};
 use crate::domain::{Clock, Dice, EventId, EventStatus};
 use crate::fake_flexportal::{FakeFlexportal, FakeOptions};
-use crate::outbox::Outbox;
+use crate::outbox::{FailureFilter, Outbox};
 use crate::service::{Prepare, Role, Service};
 use crate::telemetry;
 use crate::throwaway_postgres::{Durability, FoundPostgres, create_database, drop_database, fresh_database_name};
@@ -91,7 +90,7 @@ impl Demo {
         let took = start.elapsed();
 
         println!("{}", summary(&sent, &settled));
-        print_failed_syncs(&outbox).await?;
+        print_failures(&outbox).await?;
         let wrong = sent.iter().filter(|delivery| !is_as_expected(delivery, &settled)).count();
         let good = if wrong == 0 {
             println!(
@@ -227,28 +226,11 @@ fn counted(words: impl Iterator<Item = String>) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
-async fn print_failed_syncs(outbox: &Outbox) -> anyhow::Result<()> {
-    println!("\nselect * from failed_syncs:");
-    let mut table = table(&["source", "customer", "http", "code", "error", "what to do"]);
-    for failed in outbox.failed_syncs(20).await? {
-        table.add_row([
-            failed.source.to_string(),
-            failed.shop_customer_id.unwrap_or_default(),
-            failed.http_status.map(|status| status.to_string()).unwrap_or_default(),
-            failed.error_code.unwrap_or_default(),
-            failed.error.unwrap_or_default(),
-            failed.what_to_do,
-        ]);
-    }
-    println!("{table}\n");
+async fn print_failures(outbox: &Outbox) -> anyhow::Result<()> {
+    println!("\nflexportal-sync failures list:");
+    let failures = outbox.failures(&FailureFilter::default(), None, 20).await?;
+    println!("{}\n", super::failures::table_of(&failures.items));
     Ok(())
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(120);
-    table.set_header(header);
-    table
 }
 
 fn keep(postgres: &FoundPostgres, database_url: &SecretString, name: &str, fake: &FakeFlexportal, addr: &str) {
@@ -264,39 +246,4 @@ fn keep(postgres: &FoundPostgres, database_url: &SecretString, name: &str, fake:
         "  flexportal-sync send --kind shopify --secret {} --url http://{addr}/webhooks/shopify",
         deliveries::SECRET
     );
-}
-
-/// A bar on a terminal, plain lines elsewhere.
-struct Progress {
-    bar: Option<ProgressBar>,
-    what: &'static str,
-    total: usize,
-}
-
-impl Progress {
-    fn new(what: &'static str, total: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total as u64);
-            if let Ok(style) = ProgressStyle::with_template("{msg:8} {bar:40} {pos}/{len}") {
-                bar.set_style(style);
-            }
-            bar.set_message(what);
-            bar
-        });
-        Self { bar, what, total }
-    }
-
-    fn at(&self, position: usize) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(position as u64);
-        }
-    }
-
-    fn done(&self) {
-        match &self.bar {
-            Some(bar) => bar.finish(),
-            None => println!("{}: {} of {}", self.what, self.total, self.total),
-        }
-        let _ = std::io::stdout().flush();
-    }
 }

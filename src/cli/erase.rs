@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::configure;
-use crate::config::Needs;
-use crate::domain::{Clock, ShopCustomerId, SourceName};
-use crate::outbox::{Erased, LEASE, Outbox, StoreError};
+use super::filters::{customer, source};
+use super::show;
+use crate::domain::{ShopCustomerId, SourceName};
+use crate::outbox::{DoneBy, Erased, LEASE, Outbox};
 
 /// `erase`
 #[derive(Debug, Args)]
@@ -24,14 +24,9 @@ pub(super) struct Erase {
     /// The customer's e-mail, as any of its deliveries gave it; every customer that had it is erased
     #[arg(long, value_name = "EMAIL")]
     email: Option<String>,
-}
-
-fn source(text: &str) -> Result<SourceName, String> {
-    SourceName::parse(text).map_err(|error| error.to_string())
-}
-
-fn customer(text: &str) -> Result<ShopCustomerId, String> {
-    ShopCustomerId::parse(text).map_err(|error| error.to_string())
+    /// Say what would be erased; change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Between two looks whether a worker has let go.
@@ -41,12 +36,7 @@ const WAIT_AT_MOST: Duration = LEASE.saturating_mul(2);
 
 impl Erase {
     pub(super) async fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-        let config = configure(file, Needs::DATABASE)?;
-        let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
-        let outbox = Outbox::new(database_url, 1, Clock::System).map_err(anyhow::Error::msg)?;
-        if outbox.missing_migrations().await? > 0 {
-            return Err(StoreError::NotMigrated.into());
-        }
+        let (_, outbox) = show::outbox(file).await?;
         let customers = match (self.customer, self.email) {
             (Some(customer), _) => vec![customer],
             (None, Some(email)) => outbox.customers_with_email(&self.source, &email).await?,
@@ -54,10 +44,15 @@ impl Erase {
         };
         let mut events = 0;
         for customer in &customers {
-            let erased = erase(&outbox, &self.source, customer).await?;
+            let erased = if self.dry_run {
+                outbox.would_erase(&self.source, customer).await?
+            } else {
+                erase(&outbox, &self.source, customer).await?
+            };
             println!(
-                "customer {customer}: {} events and {} requests erased; {} changes that waited are not sent",
-                erased.events, erased.attempts, erased.closed
+                "customer {}: {erased}{}",
+                show::plain(customer.as_str()),
+                if self.dry_run { " (not yet: this was a dry run)" } else { "" }
             );
             events += erased.events;
         }
@@ -72,7 +67,7 @@ async fn erase(outbox: &Outbox, source: &SourceName, customer: &ShopCustomerId) 
     let erasing = async {
         let mut has_told = false;
         loop {
-            if let Some(erased) = outbox.erase(source, customer).await? {
+            if let Some(erased) = outbox.erase(source, customer, None, DoneBy::Terminal).await? {
                 return Ok(erased);
             }
             if !has_told {

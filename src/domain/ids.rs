@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -28,7 +29,9 @@ pub enum IdError {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $check:path) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
+        #[derive(
+            Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+        )]
         #[serde(transparent)]
         #[sqlx(transparent)]
         pub struct $name(String);
@@ -129,10 +132,21 @@ impl DeliveryId {
 }
 
 /// A stored event. Version 7: sorts by arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
+)]
 #[serde(transparent)]
 #[sqlx(transparent)]
 pub struct EventId(pub Uuid);
+
+impl EventId {
+    /// No event that arrived at `at` or later has a smaller id: ids are the index to arrivals.
+    #[must_use]
+    pub fn first_at(at: DateTime<Utc>) -> Self {
+        let milliseconds = u128::try_from(at.timestamp_millis()).unwrap_or(0) & 0xffff_ffff_ffff;
+        Self(Uuid::from_u128(milliseconds << 80))
+    }
+}
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,6 +177,14 @@ mod tests {
         for bad in ["", "Shop", "a b", "ä", &"x".repeat(64)] {
             assert!(SourceName::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_first_id_of_a_moment_lies_before_all_that_arrive_then_and_after_all_before() {
+        let ids = crate::domain::EventIds::default();
+        let at = DateTime::from_timestamp_millis(1_795_428_000_123).expect("in range");
+        let before = ids.next(at - chrono::Duration::milliseconds(1));
+        assert!(before < EventId::first_at(at) && EventId::first_at(at) <= ids.next(at));
     }
 
     #[test]

@@ -234,7 +234,10 @@ fn interpret<T>(
         404 if operation == Operation::UpdateCustomer => Err(FlexportalError::CustomerNotFound),
         408 | 425 => Err(FlexportalError::Unavailable { code: error().code(), what: error().message(status) }),
         429 => Err(FlexportalError::RateLimited { retry_after: answer.retry_after }),
-        400..=499 => Err(FlexportalError::Refused { code: error().code(), message: error().message(status) }),
+        400..=499 => {
+            let error = error();
+            Err(FlexportalError::Refused { code: error.code(), message: error.message(status), fields: error.fields() })
+        }
         // A redirect means a wrong base URL, which passes once it is put right.
         300..=399 => Err(FlexportalError::Unavailable {
             code: Some("REDIRECTED".to_owned()),
@@ -255,6 +258,7 @@ fn read_update(body: &[u8]) -> Option<Result<Updated, FlexportalError>> {
         Err(FlexportalError::Refused {
             code: Some("NOT_SUCCESSFUL".to_owned()),
             message: shown(&format!("FlexPortal answered without success: {message}"), 1000),
+            fields: vec![],
         })
     })
 }

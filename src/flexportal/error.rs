@@ -1,5 +1,6 @@
 //! What can come of a request, from the caller's point of view.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub enum FlexportalError {
         code: Option<String>,
         /// `error.message` with the fields that `error.details` names.
         message: String,
+        /// These fields.
+        fields: Vec<String>,
     },
     /// 404: no such customer, or not in this tenant.
     #[error("FlexPortal has no such customer")]
@@ -76,6 +79,27 @@ impl FlexportalError {
     }
 }
 
+impl FlexportalError {
+    /// What happened in few words, the same for every customer whom it meets: failures are counted by it.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Refused { fields, .. } if !fields.is_empty() => {
+                let fields: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
+                format!("{} refused", fields.join(", "))
+            }
+            Self::Refused { code: Some(code), .. } => format!("refused: {code}"),
+            Self::Refused { code: None, .. } => "refused".to_owned(),
+            Self::CustomerNotFound => "no such customer".to_owned(),
+            Self::Unauthorized { .. } => "API key or tenant id refused".to_owned(),
+            Self::RateLimited { .. } => "rate limit reached".to_owned(),
+            Self::Unavailable { .. } => "FlexPortal unavailable".to_owned(),
+            Self::TimedOut => "no answer in time".to_owned(),
+            Self::Disconnected(_) => "no connection to FlexPortal".to_owned(),
+        }
+    }
+}
+
 /// FlexPortal's error body: `error.code`, `error.message`, `error.details[]`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ErrorBody {
@@ -106,6 +130,13 @@ impl ErrorBody {
         self.error.code.as_deref().map(|code| shown(code, MAX_CODE_CHARACTERS))
     }
 
+    /// The fields that the details name, each once, in order of the alphabet.
+    pub(super) fn fields(&self) -> Vec<String> {
+        let paths = self.error.details.iter().filter_map(|detail| detail.path.as_deref());
+        let fields: BTreeSet<_> = paths.map(|path| shown(path, MAX_CODE_CHARACTERS)).collect();
+        fields.into_iter().take(MAX_FIELDS).collect()
+    }
+
     /// One line for people: the message, then each field with its own.
     pub(super) fn message(&self, status: u16) -> String {
         let mut line = self.error.message.clone().unwrap_or_else(|| format!("FlexPortal answered {status}"));
@@ -120,6 +151,8 @@ impl ErrorBody {
 }
 
 const MAX_CODE_CHARACTERS: usize = 64;
+/// Beyond, a cause is no longer told apart.
+const MAX_FIELDS: usize = 5;
 const MAX_MESSAGE_CHARACTERS: usize = 1000;
 
 /// Somebody else's text, cut, and without the NULs that Postgres refuses.
@@ -189,6 +222,9 @@ mod tests {
             br#"{"error":{"code":"VALIDATION_ERROR","message":"The body is not valid","details":[{"path":"phone","message":"Too long"},{}]}}"#,
         );
         assert_eq!(body.message(422), "The body is not valid; phone: Too long; ?: is not valid");
+        assert_eq!(body.fields(), ["phone"]);
+        let refused = FlexportalError::Refused { code: body.code(), message: body.message(422), fields: body.fields() };
+        assert_eq!(refused.cause(), "`phone` refused", "whatever stood in it");
         assert_eq!(ErrorBody::read(b"<html>").message(400), "FlexPortal answered 400");
     }
 }

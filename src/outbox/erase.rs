@@ -1,34 +1,68 @@
 //! Erasing what is personal of a customer: all of it in one transaction, and only while nobody has the customer claimed.
 //!
-//! The rows stay, with ids, times and status. Changes that still wait are closed and never sent. What was said, without
-//! the values, stays on the link: nothing older than what FlexPortal has is to follow.
+//! The rows stay, with ids, times and status, and a receipt joins them. Changes that still wait are closed and never sent.
+//! What was said, without the values, stays on the link: nothing older than what FlexPortal has is to follow.
 
-use super::{Outbox, StoreError};
-use crate::domain::{ShopCustomerId, SourceName};
+use std::fmt;
+use std::ops::Add;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use sqlx::types::Uuid;
+use utoipa::ToSchema;
+
+use super::{DoneBy, Outbox, StoreError, intervene, settle};
+use crate::domain::{EventId, ShopCustomerId, SourceName};
 
 /// What was erased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Erased {
     /// Deliveries whose body and e-mail are gone.
     pub events: u64,
     /// Changes among them that waited, and are not sent any more.
     pub closed: u64,
     /// Requests whose body, answer and error are gone.
-    pub attempts: u64,
+    pub requests: u64,
+}
+
+impl fmt::Display for Erased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, closed, requests } = self;
+        write!(f, "{events} events and {requests} requests erased; {closed} changes that waited are not sent")
+    }
+}
+
+impl Add for Erased {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            events: self.events + other.events,
+            closed: self.closed + other.closed,
+            requests: self.requests + other.requests,
+        }
+    }
 }
 
 impl Outbox {
-    /// Erases the personal data of a shop's customer; `None` while a worker has it claimed, or one of its requests may
-    /// still arrive at FlexPortal: half a minute at the longest.
+    /// Erases the personal data of a shop's customer, of all that arrived up to an event where one is given; `None` while
+    /// a worker has it claimed, or one of its requests may still arrive at FlexPortal: half a minute at the longest.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was erased.
-    pub async fn erase(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<Option<Erased>, StoreError> {
-        let (source, customer) = (source.as_str(), customer.as_str());
+    pub async fn erase(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+        up_to: Option<EventId>,
+        by: DoneBy,
+    ) -> Result<Option<Erased>, StoreError> {
+        let (source, customer, up_to) = (source.as_str(), customer.as_str(), up_to.map(|event| event.0));
         let mut transaction = self.pool.begin().await?;
         // Its place in the queue is ours to the end, also if it had none: nobody claims it meanwhile, and what arrives
         // waits for us.
-        sqlx::query!(
+        let had_none = sqlx::query!(
             r#"
             insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
             values ($1, $2, '', 'infinity', gen_random_uuid())
@@ -38,7 +72,9 @@ impl Outbox {
             customer,
         )
         .execute(&mut *transaction)
-        .await?;
+        .await?
+        .rows_affected()
+            == 1;
         let is_busy = sqlx::query_scalar!(
             r#"
             select coalesce(lease_expires_at > moment.now or rests_until > moment.now, false) as "is_busy!"
@@ -56,72 +92,72 @@ impl Outbox {
         if is_busy == Some(true) {
             return Ok(None);
         }
-        let events = sqlx::query_scalar!(
-            r#"
-            update deliveries
-            set payload = '{"erased": true}', email = null
-            where source = $1
-              and shop_customer_id = $2
-            returning id
-            "#,
-            source,
-            customer,
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        let closed = sqlx::query!(
-            r#"
-            insert into event_states as state (event_id, status, last_error_code, finished_at)
-            select d.id, 'discarded', 'ERASED', coalesce($2::timestamptz, clock_timestamp())
-            from deliveries d
-            where d.id = any($1)
-              and d.concerns = 'customer'
-            on conflict (event_id) do update
-            set status = excluded.status, last_error_code = excluded.last_error_code, finished_at = excluded.finished_at
-            where state.finished_at is null
-            "#,
-            &events,
-            self.clock.for_postgres(),
-        )
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query!("update event_states set last_error = null, warnings = '{}' where event_id = any($1)", &events)
-            .execute(&mut *transaction)
-            .await?;
-        let attempts = sqlx::query!(
-            r#"
-            update sync_attempts
-            set request_body = null, response_body = null, error = null
-            where event_id = any($1)
-            "#,
-            &events,
-        )
-        .execute(&mut *transaction)
-        .await?;
+        let events = erase_deliveries(&mut transaction, source, customer, up_to).await?;
+        let closed = close_waiting(&mut transaction, &events, self.clock.for_postgres()).await?;
+        let requests = erase_requests(&mut transaction, &events).await?;
+        forget_values(&mut transaction, source, customer).await?;
         sqlx::query!(
             r#"
-            update customer_links
-            set acknowledged = (
-                select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
-                from jsonb_each(acknowledged) as before (field, known)
-            )
+            delete from waiting_customers w
             where source = $1
               and shop_customer_id = $2
+              and ($3 or not exists (         -- what arrived after the last one that is erased is still to be sent
+                  select
+                  from waiting_events e
+                  where e.source = w.source
+                    and e.shop_customer_id = w.shop_customer_id
+              ))
             "#,
             source,
             customer,
+            had_none,
         )
         .execute(&mut *transaction)
         .await?;
-        sqlx::query!("delete from waiting_customers where source = $1 and shop_customer_id = $2", source, customer)
+        settle::move_up(&mut transaction, source, customer).await?;
+        let erased = Erased { events: u64::try_from(events.len()).unwrap_or(u64::MAX), closed, requests };
+        if erased.events > 0 {
+            intervene::done_by(&mut transaction, by).await?;
+            sqlx::query!(
+                r#"
+                insert into interventions (at, action, source, shop_customer_id, outcome)
+                values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4)
+                "#,
+                self.clock.for_postgres(),
+                source,
+                customer,
+                erased.to_string(),
+            )
             .execute(&mut *transaction)
             .await?;
+        }
         transaction.commit().await?;
-        Ok(Some(Erased {
-            events: u64::try_from(events.len()).unwrap_or(u64::MAX),
-            closed: closed.rows_affected(),
-            attempts: attempts.rows_affected(),
-        }))
+        Ok(Some(erased))
+    }
+
+    /// What [`Outbox::erase`] would erase now; changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn would_erase(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<Erased, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            select
+                count(*) as "events!",
+                count(*) filter (where d.concerns = 'customer' and s.finished_at is null) as "closed!",
+                coalesce(sum((select count(*) from sync_attempts a where a.event_id = d.id)), 0)::bigint as "requests!"
+            from deliveries d
+            left join event_states s on s.event_id = d.id
+            where d.source = $1
+              and d.shop_customer_id = $2
+            "#,
+            source.as_str(),
+            customer.as_str(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(Erased { events: count(row.events), closed: count(row.closed), requests: count(row.requests) })
     }
 
     /// The shop's customers that gave an e-mail, letter case apart.
@@ -149,4 +185,98 @@ impl Outbox {
         .await?;
         Ok(customers)
     }
+}
+
+/// Bodies and e-mails.
+async fn erase_deliveries(
+    connection: &mut PgConnection,
+    source: &str,
+    customer: &str,
+    up_to: Option<Uuid>,
+) -> Result<Vec<Uuid>, StoreError> {
+    let events = sqlx::query_scalar!(
+        r#"
+            update deliveries
+            set payload = '{"erased": true}', email = null
+            where source = $1
+              and shop_customer_id = $2
+              and ($3::uuid is null or id <= $3)
+            returning id
+            "#,
+        source,
+        customer,
+        up_to,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(events)
+}
+
+/// Changes that wait are never sent; what is said of any of them holds no word of its body.
+async fn close_waiting(
+    connection: &mut PgConnection,
+    events: &[Uuid],
+    now: Option<DateTime<Utc>>,
+) -> Result<u64, StoreError> {
+    let closed = sqlx::query!(
+        r#"
+            insert into event_states as state (event_id, status, last_error_code, finished_at)
+            select d.id, 'discarded', 'ERASED', coalesce($2::timestamptz, clock_timestamp())
+            from deliveries d
+            where d.id = any($1)
+              and d.concerns = 'customer'
+            on conflict (event_id) do update
+            set status = excluded.status, last_error_code = excluded.last_error_code, finished_at = excluded.finished_at
+            where state.finished_at is null
+            "#,
+        events,
+        now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("update event_states set last_error = null, warnings = '{}' where event_id = any($1)", events)
+        .execute(&mut *connection)
+        .await?;
+    Ok(closed.rows_affected())
+}
+
+async fn erase_requests(connection: &mut PgConnection, events: &[Uuid]) -> Result<u64, StoreError> {
+    let requests = sqlx::query!(
+        r#"
+            update sync_attempts
+            set request_body = null, response_body = null, error = null
+            where event_id = any($1)
+            "#,
+        events,
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(requests.rows_affected())
+}
+
+/// Hashes are of values; reasons that people gave may speak of the customer.
+async fn forget_values(connection: &mut PgConnection, source: &str, customer: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+            update customer_links
+            set acknowledged = (
+                select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                from jsonb_each(acknowledged) as before (field, known)
+            )
+            where source = $1
+              and shop_customer_id = $2
+            "#,
+        source,
+        customer,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "update interventions set reason = null where source = $1 and shop_customer_id = $2",
+        source,
+        customer,
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
 }

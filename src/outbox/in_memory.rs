@@ -19,6 +19,9 @@ use crate::domain::{
 
 mod agreement;
 
+/// What stands where a body was erased.
+const ERASED: &str = r#"{"erased": true}"#;
+
 /// The store; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct InMemory {
@@ -151,6 +154,9 @@ impl InMemory {
         let now = self.clock.now();
         let mut state = self.state();
         let Some(event) = state.events.get_mut(&id) else { return false };
+        if event.stored.delivery.payload == ERASED {
+            return false;
+        }
         let Some(known) = &mut event.state else { return false };
         if !matches!(known.status, EventStatus::Failed | EventStatus::Unmatched | EventStatus::Discarded) {
             return false;
@@ -185,7 +191,7 @@ impl InMemory {
             return false;
         }
         for event in state.events.values_mut().filter(|event| event.customer == *customer) {
-            event.stored.delivery.payload = r#"{"erased": true}"#.to_owned();
+            event.stored.delivery.payload = ERASED.to_owned();
             event.stored.delivery.email = None;
             if event.state.as_ref().is_none_or(|state| state.finished_at.is_none()) {
                 let fresh = EventState {

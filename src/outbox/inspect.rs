@@ -1,85 +1,25 @@
-//! Looking things up for people; changes nothing.
+//! Looking things up for people: failures, events, customers, the state of the whole; changes nothing.
+//!
+//! The terminal, the admin API and the console show what is found here; `psql` shows the same through the views.
 
-use sqlx::types::Uuid;
+mod customers;
+mod events;
+mod failures;
+mod links;
+mod page;
+mod status;
+mod timeline;
 
-use super::{Outbox, StoreError};
-use crate::domain::{EventId, EventStatus, SourceName};
-
-/// Where an event stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventOutcome {
-    /// The event.
-    pub event: EventId,
-    /// Its status.
-    pub status: EventStatus,
-    /// Attempts that counted.
-    pub attempts: i32,
-}
-
-/// A row of `failed_syncs`, as far as a terminal is wide.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailedSync {
-    /// The event.
-    pub event: EventId,
-    /// The shop.
-    pub source: SourceName,
-    /// The shop's customer.
-    pub shop_customer_id: Option<String>,
-    /// FlexPortal's answer.
-    pub http_status: Option<i32>,
-    /// FlexPortal's error code.
-    pub error_code: Option<String>,
-    /// The error.
-    pub error: Option<String>,
-    /// The next step.
-    pub what_to_do: String,
-}
-
-impl Outbox {
-    /// Where these events stand, in no order.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn outcomes(&self, events: &[EventId]) -> Result<Vec<EventOutcome>, StoreError> {
-        let ids: Vec<Uuid> = events.iter().map(|event| event.0).collect();
-        let outcomes = sqlx::query_as!(
-            EventOutcome,
-            r#"
-            select id as "event!: EventId", status as "status!: EventStatus", attempts as "attempts!"
-            from outbox_events
-            where id = any($1)
-            "#,
-            &ids,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(outcomes)
-    }
-
-    /// The newest failed syncs.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn failed_syncs(&self, limit: i64) -> Result<Vec<FailedSync>, StoreError> {
-        let failed = sqlx::query_as!(
-            FailedSync,
-            r#"
-            select
-                event_id as "event!: EventId",
-                source as "source!: SourceName",
-                shop_customer_id,
-                http_status,
-                error_code,
-                error,
-                what_to_do as "what_to_do!"
-            from failed_syncs
-            order by failed_at desc
-            limit $1
-            "#,
-            limit,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(failed)
-    }
-}
+pub use customers::{
+    CustomerFilter, CustomerHistory, CustomerState, CustomerSync, DuplicateNote, InterventionNote, MAX_AHEAD,
+    QueuePlace,
+};
+pub use events::{EventDetail, EventFilter, EventOutcome, EventSummary, RequestMade};
+pub use failures::{Failure, FailureFilter, FailureGroup};
+pub use links::{LinkFilter, LinkRow};
+pub use page::{BadCursor, Page};
+pub(super) use status::takes_seconds;
+pub use status::{
+    BacklogStatus, FailureStatus, HoldStatus, IntakeStatus, Silence, SourceStatus, Status, SyncStatus, TargetStatus,
+};
+pub use timeline::{Minute, Timeline};

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
-use super::{ClaimedCustomer, StoreError};
-use crate::domain::{Acknowledged, FlexportalCustomerId};
+use super::{ClaimedCustomer, Outbox, StoreError};
+use crate::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
 
 /// Where a link comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,4 +132,82 @@ pub(super) async fn write(
         }
     }
     Ok(())
+}
+
+/// A link as a person gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLink {
+    /// The shop.
+    pub source: SourceName,
+    /// The shop's customer.
+    pub customer: ShopCustomerId,
+    /// FlexPortal's customer.
+    pub flexportal_id: FlexportalCustomerId,
+}
+
+/// What came of an import.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinksImported {
+    /// Links that are new, or lead to another customer now.
+    pub imported: u64,
+    /// Customers that waited as unmatched, and are tried at once.
+    pub woken: u64,
+}
+
+impl Outbox {
+    /// Writes links that a person gives, over those that are there; customers that wait because FlexPortal did not know
+    /// them are tried at once. Of several for one customer the last counts.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then none was written.
+    pub async fn import_links(&self, links: &[NewLink]) -> Result<LinksImported, StoreError> {
+        let column = |text: fn(&NewLink) -> &str| links.iter().map(|link| text(link).to_owned()).collect::<Vec<_>>();
+        let row = sqlx::query!(
+            r#"
+            with given as (
+                select distinct on (source, shop_customer_id) source, shop_customer_id, flexportal_customer_id
+                from unnest($1::text[], $2::text[], $3::text[]) with ordinality
+                    as line (source, shop_customer_id, flexportal_customer_id, position)
+                order by source, shop_customer_id, position desc
+            ),
+            imported as (
+                insert into customer_links as known (source, shop_customer_id, flexportal_customer_id, origin)
+                select source, shop_customer_id, flexportal_customer_id, 'import'
+                from given
+                on conflict (source, shop_customer_id) do update
+                set flexportal_customer_id = excluded.flexportal_customer_id,
+                    origin = excluded.origin,
+                    acknowledged = (             -- what was said is said; the values are another customer's
+                        select coalesce(jsonb_object_agg(field, before.known - 'hash' - 'acked'), '{}')
+                        from jsonb_each(known.acknowledged) as before (field, known)
+                    ),
+                    last_synced_at = null,
+                    last_occurred_at = null
+                where known.flexportal_customer_id <> excluded.flexportal_customer_id
+                returning source, shop_customer_id
+            ),
+            woken as (
+                update waiting_customers waiting
+                set due_at = least(waiting.due_at, coalesce($4::timestamptz, clock_timestamp())),
+                    revision = waiting.revision + 1
+                from imported
+                where waiting.source = imported.source
+                  and waiting.shop_customer_id = imported.shop_customer_id
+                returning waiting.target
+            )
+            select
+                (select count(*) from imported) as "imported!",
+                (select count(*) from woken) as "woken!",
+                (select count(pg_notify('flexportal_sync', '')) from (select from woken limit 1) as any_due) as notified
+            "#,
+            &column(|link| link.source.as_str()),
+            &column(|link| link.customer.as_str()),
+            &column(|link| link.flexportal_id.as_str()),
+            self.clock.for_postgres(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(LinksImported { imported: count(row.imported), woken: count(row.woken) })
+    }
 }

@@ -63,13 +63,27 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`].
     pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
-        let waiting = self.waiting_events(claimed).await?;
-        let (link, has_given_up) = self.link(claimed).await?;
-        let given_up = if has_given_up { self.given_up_events(claimed).await? } else { vec![] };
-        Ok(Known { waiting, given_up, link })
+        let (known, has_more) = self.known(&claimed.source, &claimed.customer).await?;
+        claimed.has_more = has_more;
+        Ok(known)
     }
 
-    async fn waiting_events(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+    /// What is known of a customer, claimed or not, and whether more of its events wait than are read at once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn known(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<(Known, bool), StoreError> {
+        let (waiting, has_more) = self.waiting_events(source, customer).await?;
+        let (link, has_given_up) = self.link(source, customer).await?;
+        let given_up = if has_given_up { self.given_up_events(source, customer).await? } else { vec![] };
+        Ok((Known { waiting, given_up, link }, has_more))
+    }
+
+    async fn waiting_events(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<(Vec<WaitingEvent>, bool), StoreError> {
         let rows = sqlx::query!(
             r#"
             with found as (
@@ -108,15 +122,15 @@ impl Outbox {
               and bytes_through - octet_length(payload) < $4
             order by id
             "#,
-            claimed.source.as_str(),
-            claimed.customer.as_str(),
+            source.as_str(),
+            customer.as_str(),
             MAX_EVENTS,
             MAX_BYTES,
         )
         .fetch_all(&self.pool)
         .await?;
-        claimed.has_more = rows.first().is_some_and(|row| row.waiting > i64::try_from(rows.len()).unwrap_or(0));
-        Ok(rows
+        let has_more = rows.first().is_some_and(|row| row.waiting > i64::try_from(rows.len()).unwrap_or(0));
+        let waiting = rows
             .into_iter()
             .map(|row| WaitingEvent {
                 id: row.id,
@@ -127,7 +141,8 @@ impl Outbox {
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
             })
-            .collect())
+            .collect();
+        Ok((waiting, has_more))
     }
 
     /// The waiting events of a claimed customer by their ids alone, for one that cannot be read in full.
@@ -153,8 +168,8 @@ impl Outbox {
         Ok(rows.into_iter().map(|row| (row.id, count(row.attempts))).collect())
     }
 
-    /// The link of a claimed customer, and whether events of it were given up.
-    async fn link(&self, claimed: &ClaimedCustomer) -> Result<(Option<Link>, bool), StoreError> {
+    /// The link of a customer, and whether events of it were given up.
+    async fn link(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<(Option<Link>, bool), StoreError> {
         let row = sqlx::query!(
             r#"
             select
@@ -173,8 +188,8 @@ impl Outbox {
                 on link.source = $1
                 and link.shop_customer_id = $2
             "#,
-            claimed.source.as_str(),
-            claimed.customer.as_str(),
+            source.as_str(),
+            customer.as_str(),
         )
         .fetch_one(&self.pool)
         .await?;
@@ -184,7 +199,11 @@ impl Outbox {
     }
 
     /// The newest events of a customer that were given up.
-    async fn given_up_events(&self, claimed: &ClaimedCustomer) -> Result<Vec<WaitingEvent>, StoreError> {
+    async fn given_up_events(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Vec<WaitingEvent>, StoreError> {
         let rows = sqlx::query!(
             r#"
             select
@@ -204,8 +223,8 @@ impl Outbox {
             order by d.id desc
             limit $3
             "#,
-            claimed.source.as_str(),
-            claimed.customer.as_str(),
+            source.as_str(),
+            customer.as_str(),
             MAX_GIVEN_UP,
         )
         .fetch_all(&self.pool)
@@ -222,6 +241,79 @@ impl Outbox {
                 forgiven_attempts: count(row.forgiven_attempts),
             })
             .collect())
+    }
+
+    /// One stored change and whose it is; `None` for privacy requests and where there is no such event.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn stored_change(
+        &self,
+        event: EventId,
+    ) -> Result<Option<(SourceName, ShopCustomerId, WaitingEvent)>, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            select
+                d.source as "source: SourceName",
+                d.shop_customer_id as "customer!: ShopCustomerId",
+                d.topic,
+                d.payload::text as "payload!",
+                d.occurred_at,
+                d.received_at,
+                coalesce(s.attempts, 0) as "attempts!",
+                coalesce(s.forgiven_attempts, 0) as "forgiven_attempts!"
+            from deliveries d
+            left join event_states s on s.event_id = d.id
+            where d.id = $1
+              and d.concerns = 'customer'
+            "#,
+            event.0,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| {
+            let stored = WaitingEvent {
+                id: event,
+                topic: row.topic,
+                payload: row.payload,
+                occurred_at: row.occurred_at,
+                received_at: row.received_at,
+                attempts: count(row.attempts),
+                forgiven_attempts: count(row.forgiven_attempts),
+            };
+            (row.source, row.customer, stored)
+        }))
+    }
+
+    /// The last body that FlexPortal acknowledged for a customer, and when it was sent.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_sent(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<(DateTime<Utc>, serde_json::Value)>, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            select a.started_at, a.request_body as "body!"
+            from deliveries d
+            join sync_attempts a on a.event_id = d.id
+            where d.source = $1
+              and d.shop_customer_id = $2
+              and a.operation = 'update_customer'
+              and a.request_body is not null
+              and a.http_status between 200 and 299
+              and a.error is null
+            order by a.id desc
+            limit 1
+            "#,
+            source.as_str(),
+            customer.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| (row.started_at, row.body)))
     }
 
     /// The newest e-mail that any delivery of a shop's customer gave.

@@ -48,6 +48,8 @@ pub struct EventResult {
     pub error_code: Option<String>,
     /// The error, for people.
     pub error: Option<String>,
+    /// The same in few words, for counting.
+    pub cause: Option<String>,
     /// What could not be sent.
     pub warnings: Vec<String>,
     /// Who it was in FlexPortal.
@@ -123,7 +125,7 @@ impl Outbox {
         write_attempts(&mut transaction, &settlement.attempts).await?;
         links::write(&mut transaction, claimed, &settlement.link).await?;
         if released == Settled::StillWaiting {
-            move_up(&mut transaction, claimed).await?;
+            move_up(&mut transaction, claimed.source.as_str(), claimed.customer.as_str()).await?;
         }
         transaction.commit().await?;
         Ok(released)
@@ -209,6 +211,7 @@ async fn write_results(
     let http: Vec<_> = results.iter().map(|result| result.http_status.map(i32::from)).collect();
     let codes: Vec<_> = results.iter().map(|result| result.error_code.clone()).collect();
     let errors: Vec<_> = results.iter().map(|result| result.error.clone()).collect();
+    let causes: Vec<_> = results.iter().map(|result| result.cause.clone()).collect();
     let warnings: Vec<_> = results.iter().map(|result| serde_json::json!(result.warnings)).collect();
     let found: Vec<_> =
         results.iter().map(|result| result.flexportal_id.as_ref().map(|id| id.as_str().to_owned())).collect();
@@ -220,7 +223,7 @@ async fn write_results(
         insert into event_states as state (
             event_id, status, attempts, last_http_status, last_error_code, last_error,
             warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at,
-            source, shop_customer_id
+            source, shop_customer_id, cause
         )
         select
             event_id, status, attempts, http_status, error_code, error,
@@ -229,13 +232,14 @@ async fn write_results(
             case when status = 'unmatched' then attempts else 0 end,
             case when is_final then coalesce($12::timestamptz, clock_timestamp()) end,
             case when is_final and status in ('failed', 'unmatched') then $13 end,
-            case when is_final and status in ('failed', 'unmatched') then $14 end
+            case when is_final and status in ('failed', 'unmatched') then $14 end,
+            cause
         from unnest(
             $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
-            $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[]
+            $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[], $15::text[]
         ) as result (
             event_id, status, attempts, http_status, error_code, error,
-            warnings, flexportal_customer_id, superseded_by, attempted_as, is_final
+            warnings, flexportal_customer_id, superseded_by, attempted_as, is_final, cause
         )
         on conflict (event_id) do update
         set status = excluded.status,
@@ -250,7 +254,8 @@ async fn write_results(
             forgiven_attempts = greatest(excluded.forgiven_attempts, state.forgiven_attempts),
             finished_at = excluded.finished_at,
             source = excluded.source,
-            shop_customer_id = excluded.shop_customer_id
+            shop_customer_id = excluded.shop_customer_id,
+            cause = excluded.cause
         where state.finished_at is null          -- closed by a person meanwhile: that stands
         "#,
         &ids,
@@ -267,6 +272,7 @@ async fn write_results(
         now,
         claimed.source.as_str(),
         claimed.customer.as_str(),
+        &causes as _,
     )
     .execute(connection)
     .await?;
@@ -275,7 +281,11 @@ async fn write_results(
 
 /// Notes which of a customer's events is now the first that waits: what is older is not read any more, and the age of
 /// the backlog is that of the rest.
-async fn move_up(connection: &mut sqlx::PgConnection, claimed: &ClaimedCustomer) -> Result<(), StoreError> {
+pub(super) async fn move_up(
+    connection: &mut sqlx::PgConnection,
+    source: &str,
+    customer: &str,
+) -> Result<(), StoreError> {
     sqlx::query!(
         r#"
         update waiting_customers waiting
@@ -292,8 +302,8 @@ async fn move_up(connection: &mut sqlx::PgConnection, claimed: &ClaimedCustomer)
           and waiting.shop_customer_id = $2
           and waiting.first_event_id <> first.id
         "#,
-        claimed.source.as_str(),
-        claimed.customer.as_str(),
+        source,
+        customer,
     )
     .execute(connection)
     .await?;

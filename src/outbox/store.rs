@@ -139,8 +139,8 @@ impl Outbox {
         events.iter().map(outcome).collect()
     }
 
-    /// The events that duplicates are duplicates of; asked apart, since a statement does not see what another
-    /// one committed while it ran.
+    /// The events that duplicates are duplicates of, which takes note of the repetition; asked apart, since a statement
+    /// does not see what another one committed while it ran.
     async fn first_of<'a>(
         &self,
         duplicates: &[&&'a NewEvent],
@@ -153,12 +153,26 @@ impl Outbox {
             duplicates.iter().map(|event| event.delivery.delivery_id.as_str().to_owned()).collect();
         let rows = sqlx::query!(
             r#"
-            select d.id as "id: EventId", d.source, d.delivery_id
-            from unnest($1::text[], $2::text[]) as duplicate (source, delivery_id)
-            join deliveries d using (source, delivery_id)
+            with first as (
+                select d.id, d.source, d.delivery_id
+                from unnest($1::text[], $2::text[]) as duplicate (source, delivery_id)
+                join deliveries d using (source, delivery_id)
+            ),
+            noted as (
+                insert into duplicates as known (event_id, deliveries, first_at, last_at)
+                select id, count(*), moment.now, moment.now
+                from first, (select coalesce($3::timestamptz, clock_timestamp()) as now) moment
+                group by id, moment.now
+                order by id                      -- locks in one order
+                on conflict (event_id) do update
+                set deliveries = known.deliveries + excluded.deliveries, last_at = excluded.last_at
+            )
+            select id as "id: EventId", source, delivery_id
+            from first
             "#,
             &sources,
             &deliveries,
+            self.clock.for_postgres(),
         )
         .fetch_all(&self.pool)
         .await?;

@@ -8,10 +8,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::{Outbox, StoreError, seconds};
 use crate::config::Source;
-use crate::domain::TargetName;
+use crate::domain::{SourceName, TargetName};
 
 /// A target's limit, as spacing and burst.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,7 +52,8 @@ impl Leave {
 }
 
 /// Why a target is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum HoldReason {
     /// 429: until the time FlexPortal asked for.
     RateLimited,
@@ -64,11 +66,33 @@ pub enum HoldReason {
 impl HoldReason {
     const ALL: [Self; 3] = [Self::RateLimited, Self::Refused, Self::Failing];
 
-    fn as_str(self) -> &'static str {
+    /// The word as stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
             Self::Refused => "refused",
             Self::Failing => "failing",
+        }
+    }
+
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
+    /// What it means, and what to do.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::RateLimited => "FlexPortal answered 429: it goes on by itself",
+            Self::Refused => {
+                "FlexPortal answered 401 or 403, and events wait: mend FLEXPORTAL_API_KEY, its permissions, or \
+                 FLEXPORTAL_TENANT_ID; it goes on by itself within 30 s"
+            }
+            Self::Failing => {
+                "FlexPortal failed one customer after the other, and events wait: it is probed every 30 s and goes on \
+                 by itself"
+            }
         }
     }
 }
@@ -96,21 +120,45 @@ impl Budget {
         let spacing = (Duration::from_mins(1) + SLACK).div_f64(f64::from(limit - burst + 1));
         Some(Self { spacing, early: spacing * (burst - 1) })
     }
+
+    /// How many requests could go out at once, where all places up to `used_until` are taken.
+    pub(super) fn available(self, now: DateTime<Utc>, used_until: DateTime<Utc>) -> u32 {
+        let taken = (used_until - now).to_std().unwrap_or_default();
+        let Some(left) = self.early.checked_sub(taken) else { return 0 };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most a tenth of a u32, and positive"
+        )]
+        let beyond_the_first = (left.as_secs_f64() / self.spacing.as_secs_f64() + 1e-6) as u32;
+        beyond_the_first + 1
+    }
 }
 
 impl Outbox {
-    /// Notes the configured sources and targets, and moves work that waits for a source to its target.
+    /// Notes the configured sources, and targets with their requests a minute, and moves work that waits for a source to its target.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn register(&self, sources: &[&Source], targets: &[TargetName]) -> Result<(), StoreError> {
+    pub async fn register(&self, sources: &[&Source], targets: &[(TargetName, u32)]) -> Result<(), StoreError> {
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str().to_owned()).collect();
         let kinds: Vec<_> = sources.iter().map(|source| source.kind.as_str().to_owned()).collect();
         let of: Vec<_> = sources.iter().map(|source| source.target.as_str().to_owned()).collect();
-        let targets: Vec<_> = targets.iter().map(|target| target.as_str().to_owned()).collect();
-        sqlx::query!("insert into targets (name) select unnest($1::text[]) on conflict do nothing", &targets)
-            .execute(&self.pool)
-            .await?;
+        let limits: Vec<_> = targets.iter().map(|(_, limit)| i32::try_from(*limit).unwrap_or(i32::MAX)).collect();
+        let targets: Vec<_> = targets.iter().map(|(target, _)| target.as_str().to_owned()).collect();
+        sqlx::query!(
+            r#"
+            insert into targets as known (name, rate_limit_per_minute)
+            select * from unnest($1::text[], $2::integer[])
+            on conflict (name) do update
+            set rate_limit_per_minute = excluded.rate_limit_per_minute
+            where known.rate_limit_per_minute is distinct from excluded.rate_limit_per_minute
+            "#,
+            &targets,
+            &limits,
+        )
+        .execute(&self.pool)
+        .await?;
         sqlx::query!(
             r#"
             with configured as (
@@ -143,6 +191,17 @@ impl Outbox {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// The sources that were ever configured.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn source_names(&self) -> Result<Vec<SourceName>, StoreError> {
+        let names = sqlx::query_scalar!(r#"select name as "name: SourceName" from sources order by name"#)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(names)
     }
 
     /// Asks for leave to make up to `wanted` requests to a target now.
@@ -298,7 +357,7 @@ impl Outbox {
         .fetch_optional(&self.pool)
         .await?
         .flatten();
-        Ok(word.and_then(|word| HoldReason::ALL.into_iter().find(|reason| reason.as_str() == word)))
+        Ok(word.as_deref().and_then(HoldReason::of_word))
     }
 
     /// Holds a target: no request before the time is over.
@@ -347,6 +406,12 @@ mod tests {
     fn a_tenth_comes_at_once_and_the_rest_evenly() {
         let budget = Budget::per_minute(100).expect("limited");
         assert_eq!(budget.early, budget.spacing * 9);
+        let now = DateTime::UNIX_EPOCH;
+        let available = [-5_i32, 0, 1, 9, 10].map(|places| {
+            let used = budget.spacing * places.unsigned_abs();
+            budget.available(now, if places < 0 { now - used } else { now + used })
+        });
+        assert_eq!(available, [10, 10, 9, 1, 0]);
         assert_eq!(Budget::per_minute(0), None);
     }
 

@@ -150,12 +150,17 @@ fn privacy(topic: &str, body: &Object<'_>) -> Result<Content, Rejection> {
     if !body.has("shop_domain") && !body.has("shop_id") {
         return Err(does_not_fit(topic));
     }
-    let Some(Some(customer)) = body.object("customer") else {
-        return match topic {
-            "shop/redact" => Ok(Content::Privacy { customer: None, email: None }),
-            _ => Err(does_not_fit(topic)),
-        };
-    };
+    // The topic is not signed, and one request must not pass for another that erases more.
+    let asks_for_data = body.has("data_request") || body.has("orders_requested");
+    let asks_for_erasure = body.has("orders_to_redact");
+    if asks_for_data && topic != "customers/data_request" || asks_for_erasure && topic != "customers/redact" {
+        return Err(does_not_fit(topic));
+    }
+    let customer = body.object("customer").flatten();
+    if (topic == "shop/redact") != customer.is_none() {
+        return Err(does_not_fit(topic));
+    }
+    let Some(customer) = customer else { return Ok(Content::Privacy { customer: None, email: None }) };
     // The customer may lack an id and have an e-mail only.
     let email = customer.text("email", &mut Vec::new()).value();
     Ok(Content::Privacy { customer: customer.customer_id("id").ok(), email })

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn one_customer_that_always_fails_does_not_open_it_nor_do_refusals() {
         let mut breaker = Breaker::default();
-        let refused = Err(FlexportalError::Refused { code: None, message: String::new() });
+        let refused = Err(FlexportalError::Refused { code: None, message: String::new(), fields: vec![] });
         for customer in 0..100 {
             assert!(!hears(&mut breaker, 7, &TIMED_OUT));
             if customer % 9 == 8 {

@@ -60,7 +60,10 @@ mod tests {
         let policy = RetryPolicy::default();
         let verdict = |error, attempt| decide(&error, attempt, &policy, 0.5, false);
         let unavailable = || FlexportalError::Unavailable { code: None, what: "503".to_owned() };
-        assert_eq!(verdict(FlexportalError::Refused { code: None, message: String::new() }, 1), Verdict::Fail);
+        assert_eq!(
+            verdict(FlexportalError::Refused { code: None, message: String::new(), fields: vec![] }, 1),
+            Verdict::Fail
+        );
         assert_eq!(verdict(FlexportalError::CustomerNotFound, 1), Verdict::LookUpAgain);
         assert_eq!(verdict(FlexportalError::Unauthorized { code: None }, 12), Verdict::PauseTarget);
         let minute = Duration::from_mins(1);

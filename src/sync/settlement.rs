@@ -16,21 +16,33 @@ use crate::shops::Rejection;
 /// The code of events that fail by a fault of ours.
 const INTERNAL: &str = "INTERNAL";
 
+const OUR_FAULT: &str = "a fault of flexportal-sync";
+
 /// An event that cannot be read, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
     event: EventId,
     code: &'static str,
+    cause: &'static str,
     reason: String,
 }
 
 impl Unreadable {
     pub(super) fn rejected(event: EventId, rejection: &Rejection) -> Self {
-        Self { event, code: "UNREADABLE", reason: rejection.to_string() }
+        Self { event, code: "UNREADABLE", cause: "stored payload cannot be read", reason: rejection.to_string() }
+    }
+
+    pub(super) fn is_of(&self, event: EventId) -> bool {
+        self.event == event
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
     }
 
     pub(super) fn panicked(event: EventId) -> Self {
-        Self { event, code: INTERNAL, reason: "flexportal-sync failed on this event: please report it".to_owned() }
+        let reason = "flexportal-sync failed on this event: please report it".to_owned();
+        Self { event, code: INTERNAL, cause: OUR_FAULT, reason }
     }
 }
 
@@ -48,6 +60,7 @@ pub(super) fn failed_for(
         http_status: None,
         error_code: Some(INTERNAL.to_owned()),
         error: Some(reason.to_owned()),
+        cause: Some(OUR_FAULT.to_owned()),
         warnings: vec![],
         flexportal_id: None,
         superseded_by: None,
@@ -86,10 +99,11 @@ impl Closing<'_> {
         record: Record,
     ) -> Settlement {
         let mut results = Vec::new();
-        for Unreadable { event, code, reason } in unreadable {
+        for Unreadable { event, code, cause, reason } in unreadable {
             let mut result = self.result(event, EventStatus::Failed);
             result.error_code = Some(code.to_owned());
             result.error = Some(reason);
+            result.cause = Some(cause.to_owned());
             results.push(result);
         }
         for event in &self.folded.silent {
@@ -144,6 +158,7 @@ impl Closing<'_> {
                     http_status,
                     error_code: Some("UNMATCHED".to_owned()),
                     error: Some(why.to_owned()),
+                    cause: Some(why.to_owned()),
                     is_final: is_over(event),
                     ..self.result(*event, EventStatus::Unmatched)
                 }));
@@ -228,6 +243,7 @@ impl Closing<'_> {
             http_status,
             error_code: error.code().map(str::to_owned),
             error: Some(error.to_string()),
+            cause: Some(error.cause()),
             attempted_as: self.folded.head,
             flexportal_id: who.map(|who| who.id.clone()),
             ..result
@@ -248,6 +264,7 @@ impl Closing<'_> {
             http_status: None,
             error_code: None,
             error: None,
+            cause: None,
             warnings,
             flexportal_id: None,
             superseded_by: None,

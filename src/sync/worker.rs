@@ -1,6 +1,5 @@
 //! The worker: claims customers as long as there is work, leave and room, and syncs each in a task of its own.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,13 +14,13 @@ use super::requests::{Leaving, Requests, TargetLine};
 use super::settlement::failed_for;
 use super::translate::Wishes;
 use super::{Interrupted, Record, Rules, sync_customer};
-use crate::config::{Config, ShopKind, Source};
+use crate::config::Config;
 use crate::domain::{Clock, Dice, EventStatus, TargetName};
 use crate::flexportal::{Api, Client};
 use crate::outbox::{
     Budget, ClaimedCustomer, LEASE, Leave, Next, Outbox, Queue, Settled, Settlement, StoreError, Wake, timely,
 };
-use crate::shops::Shop;
+use crate::shops::{self, Shop};
 
 /// How often to look for work that nobody announced; jittered by half.
 const POLL: Duration = Duration::from_secs(5);
@@ -79,15 +78,8 @@ impl Worker {
                 mood: Mutex::default(),
             }))
         });
-        // A worker needs no webhook secrets: the sources that variables define at the intake are known to it, too.
-        let mut all_shops = BTreeMap::new();
-        for kind in ShopKind::ALL {
-            let shop = Shop::new(Source::of_kind(kind))?;
-            all_shops.insert(shop.source().name.clone(), Arc::new(shop));
-        }
-        all_shops.extend(shops.iter().map(|shop| (shop.source().name.clone(), shop.clone())));
         let rules = Rules {
-            shops: all_shops,
+            shops: shops::by_name(shops)?,
             retry: config.retry,
             unmatched_retry_interval: config.unmatched_retry_interval,
             unmatched_max_age: config.unmatched_max_age,

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use crate::support::{App, database};
 
 /// The program without any setting of ours, in an empty folder, so that no `.env` is found.
-fn program(folder: &tempfile::TempDir) -> Command {
+pub fn program(folder: &tempfile::TempDir) -> Command {
     let mut command = Command::cargo_bin("flexportal-sync").expect("the binary");
     command.current_dir(folder.path());
     for setting in SETTINGS {
@@ -17,18 +17,18 @@ fn program(folder: &tempfile::TempDir) -> Command {
     command
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-struct Output {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Output {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 /// Runs it to its end, without blocking the test's runtime.
-async fn run(mut command: Command) -> Output {
+pub async fn run(mut command: Command) -> Output {
     let output = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     Output { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -41,7 +41,22 @@ async fn help_teaches_every_command() {
     help.arg("--help");
     let help = run(help).await;
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "migrate", "check", "demo", "send", "erase", "fake-flexportal"] {
+    for command in [
+        "serve",
+        "migrate",
+        "check",
+        "demo",
+        "send",
+        "status",
+        "failures",
+        "events",
+        "customers",
+        "preview",
+        "links",
+        "erase",
+        "export",
+        "fake-flexportal",
+    ] {
         assert!(help.out.contains(command), "{command}");
         let mut of_command = program(&folder);
         of_command.args([command, "--help"]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flexportal_sync::domain::{ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer};
+use flexportal_sync::outbox::DoneBy;
 use flexportal_sync::sync::StepOutcome;
 use serde_json::json;
 
@@ -208,7 +209,12 @@ async fn what_was_erased_is_nowhere_any_more_and_what_waited_is_not_sent() {
     let source = SourceName::parse("shopify").expect("a name");
     let customers = app.outbox.customers_with_email(&source, "Customer1@Example.com").await.expect("asked");
     let [customer] = customers.as_slice() else { panic!("{customers:?}") };
-    let erased = app.outbox.erase(&source, customer).await.expect("the database").expect("nobody has it");
+    let erased = app
+        .outbox
+        .erase(&source, customer, None, DoneBy::Terminal)
+        .await
+        .expect("the database")
+        .expect("nobody has it");
     assert_eq!((erased.events, erased.closed), (2, 1));
 
     for sql in [
@@ -238,9 +244,9 @@ async fn a_customer_is_not_erased_under_the_hands_of_a_worker() {
     app.outbox.claim(&target, 1).await.expect("claimed, and then it died");
     let source = SourceName::parse("generic").expect("a name");
     let customer = ShopCustomerId::parse("shop-1").expect("an id");
-    assert_eq!(app.outbox.erase(&source, &customer).await.expect("the database"), None);
+    assert_eq!(app.outbox.erase(&source, &customer, None, DoneBy::Terminal).await.expect("the database"), None);
     app.advance(Duration::from_secs(30));
-    assert!(app.outbox.erase(&source, &customer).await.expect("the database").is_some());
+    assert!(app.outbox.erase(&source, &customer, None, DoneBy::Terminal).await.expect("the database").is_some());
     app.drain().await;
     assert!(app.puts().is_empty());
 }

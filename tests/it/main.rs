@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod intake;
 mod limiter;
+mod operate;
 mod outbox;
 mod payloads;
 mod support;

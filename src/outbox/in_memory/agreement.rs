@@ -7,7 +7,7 @@ use sqlx::Row;
 
 use super::*;
 use crate::domain::{Acknowledgement, Dice, EventIds, Field, ValueHash};
-use crate::outbox::{LinkOrigin, Outbox};
+use crate::outbox::{DoneBy, LinkOrigin, Outbox};
 use crate::shops::{Concerns, Delivery};
 use crate::throwaway_postgres::{Durability, FoundPostgres, create_database, drop_database, fresh_database_name};
 
@@ -43,7 +43,7 @@ async fn the_store_in_memory_does_what_the_real_one_does() {
         let target = TargetName::parse("default").expect("a name");
         let real = Outbox::new(&url, 2, clock.clone()).expect("an address");
         real.migrate().await.expect("migrated");
-        real.register(&[], std::slice::from_ref(&target)).await.expect("registered");
+        real.register(&[], &[(target.clone(), 0)]).await.expect("registered");
         let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
         let pool = real.pool.clone();
         sqlx::raw_sql("truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null")
@@ -192,6 +192,7 @@ impl Pair {
             http_status: None,
             error_code: None,
             error: None,
+            cause: None,
             warnings: vec![],
             flexportal_id: None,
             superseded_by: head.filter(|_| status == EventStatus::Superseded),
@@ -283,7 +284,7 @@ impl Pair {
         let id = ids[self.chance(ids.len())];
         if self.chance(6) == 0 {
             let customer = self.model.state().events[&id].customer.clone();
-            let erased = self.real.erase(&customer.0, &customer.1).await.expect("real");
+            let erased = self.real.erase(&customer.0, &customer.1, None, DoneBy::Terminal).await.expect("real");
             assert_eq!(erased.is_some(), self.model.erase(&customer));
             return;
         }

@@ -199,7 +199,7 @@ impl State {
         let given: Vec<_> =
             fields.filter_map(|(field, value)| Some((field.clone(), value.as_str()?.to_owned()))).collect();
         if given.iter().any(|(_, value)| value.starts_with("refused")) {
-            return Err(FlexportalError::Refused { code: None, message: "not a value".to_owned() });
+            return Err(FlexportalError::Refused { code: None, message: "not a value".to_owned(), fields: vec![] });
         }
         for (field, value) in given {
             if let Some(before) = values.get(&field) {

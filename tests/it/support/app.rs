@@ -8,9 +8,11 @@ use chrono::{DateTime, Utc};
 use flexportal_sync::config::{Config, Needs, Variables};
 use flexportal_sync::domain::{Clock, Dice};
 use flexportal_sync::fake_flexportal::{FakeFlexportal, FakeOptions};
+use flexportal_sync::inspect::Previewer;
 use flexportal_sync::outbox::Outbox;
 use flexportal_sync::service::{Prepare, Role, Running, Service};
 use flexportal_sync::sync::{StepOutcome, Worker};
+use flexportal_sync::upkeep::Upkeep;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use sqlx::Row;
@@ -117,6 +119,16 @@ impl App {
 
     pub async fn get(&self, path: &str) -> Answer {
         answer(self.client.get(format!("http://{}{path}", self.addr))).await.expect("an answer")
+    }
+
+    /// What would be sent.
+    pub fn previewer(&self) -> Previewer {
+        Previewer::new(&self.config, &[]).expect("a configuration")
+    }
+
+    /// What is done beside the sync.
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep::new(self.outbox.clone(), self.config.retention)
     }
 
     /// Works until nothing is due.

@@ -1,0 +1,213 @@
+//! `links`: which FlexPortal customer a shop's customer is; shown, and given by a person.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+
+use super::filters::{customer, source};
+use super::show::{self, Progress, counted, plain, table, time_or_none};
+use crate::config::Config;
+use crate::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
+use crate::outbox::{LinkFilter, NewLink, Outbox};
+
+/// `links`
+#[derive(Debug, Args)]
+pub(super) struct Links {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The links there are
+    List {
+        /// Of this shop
+        #[arg(long, value_name = "SOURCE", value_parser = source)]
+        source: Option<SourceName>,
+        /// Of this customer of the shop
+        #[arg(long, value_name = "ID", value_parser = customer)]
+        customer: Option<ShopCustomerId>,
+        /// To this customer of FlexPortal
+        #[arg(long, value_name = "ID", value_parser = flexportal_customer)]
+        flexportal_customer: Option<FlexportalCustomerId>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take links from a CSV file with the columns `source,shop_customer_id,flexportal_customer_id`
+    ///
+    /// The first line names the columns. A link that is there is replaced. If any line is wrong, nothing is taken.
+    /// Customers that wait because FlexPortal did not know them are tried at once.
+    Import {
+        /// The file; `-` reads standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Examine the file; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+fn flexportal_customer(text: &str) -> Result<FlexportalCustomerId, String> {
+    FlexportalCustomerId::parse(text).map_err(|error| error.to_string())
+}
+
+/// Written in one statement.
+const BATCH: usize = 1_000;
+/// Faults that are shown of one file.
+const MAX_FAULTS: usize = 20;
+
+impl Links {
+    pub(super) async fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+        let (config, outbox) = show::outbox(file).await?;
+        match self.command {
+            Command::List { source, customer, flexportal_customer, limit, json } => {
+                let filter = LinkFilter { source, customer, flexportal_id: flexportal_customer };
+                let page = outbox.links(&filter, None, limit).await?;
+                if json {
+                    show::json(&page.items)?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                let mut table = table(&["source", "customer", "FlexPortal", "origin", "last synced (UTC)"]);
+                for link in &page.items {
+                    table.add_row([
+                        link.source.to_string(),
+                        plain(&link.shop_customer_id),
+                        plain(&link.flexportal_customer_id),
+                        link.origin.clone(),
+                        time_or_none(link.last_synced_at),
+                    ]);
+                }
+                if page.items.is_empty() {
+                    println!("no links");
+                } else {
+                    println!("{table}");
+                }
+                if page.next.is_some() {
+                    println!("there are more: --limit, or narrow it down by --source, --customer");
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Import { file, dry_run } => import(&config, &outbox, &file, dry_run).await,
+        }
+    }
+}
+
+/// A line as it stands in the file.
+#[derive(Debug, Deserialize)]
+struct Line {
+    source: String,
+    shop_customer_id: String,
+    flexportal_customer_id: String,
+}
+
+async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let reader: Box<dyn Read> = if file.as_os_str() == "-" {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?)
+    };
+    let known = outbox.source_names().await?;
+    let is_known = |source: &SourceName| {
+        known.contains(source) || config.sources.iter().any(|configured| configured.name == *source)
+    };
+    let links = read_links(reader, is_known)?;
+    if dry_run {
+        println!("{} can be taken; nothing was changed", counted(links.len() as u64, "link"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let progress = (links.len() > BATCH).then(|| Progress::new("links", links.len()));
+    let (mut imported, mut woken) = (0, 0);
+    for (n, batch) in links.chunks(BATCH).enumerate() {
+        let done = outbox.import_links(batch).await?;
+        (imported, woken) = (imported + done.imported, woken + done.woken);
+        if let Some(progress) = &progress {
+            progress.at((n + 1) * BATCH);
+        }
+    }
+    if let Some(progress) = &progress {
+        progress.done();
+    }
+    let unchanged = (links.len() as u64).saturating_sub(imported);
+    println!(
+        "{} taken, {unchanged} were there before; {} tried at once",
+        counted(imported, "link"),
+        counted(woken, "waiting customer")
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All lines of a file, or all that is wrong with it.
+fn read_links(reader: impl Read, is_known: impl Fn(&SourceName) -> bool) -> anyhow::Result<Vec<NewLink>> {
+    let mut csv = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
+    let (mut links, mut faults) = (Vec::new(), Vec::new());
+    let columns = csv.headers().context("cannot read the first line")?.clone();
+    for column in ["source", "shop_customer_id", "flexportal_customer_id"] {
+        if !columns.iter().any(|name| name == column) {
+            bail!(
+                "the column {column} is missing: the first line names the columns source,shop_customer_id,flexportal_customer_id"
+            );
+        }
+    }
+    for (n, line) in csv.deserialize::<Line>().enumerate() {
+        let number = n + 2;
+        match line.map_err(|error| error.to_string()).and_then(|line| link(line, &is_known)) {
+            Ok(link) => links.push(link),
+            Err(fault) => faults.push(format!("line {number}: {fault}")),
+        }
+    }
+    if !faults.is_empty() {
+        let more = faults.len().saturating_sub(MAX_FAULTS);
+        let shown = faults[..faults.len().min(MAX_FAULTS)].join("\n");
+        let more = if more > 0 { format!("\nand {more} more") } else { String::new() };
+        bail!("nothing was taken:\n{shown}{more}");
+    }
+    Ok(links)
+}
+
+fn link(line: Line, is_known: &impl Fn(&SourceName) -> bool) -> Result<NewLink, String> {
+    let named = |column: &'static str| move |error: crate::domain::IdError| format!("{column} {error}");
+    let source = SourceName::parse(line.source).map_err(named("source"))?;
+    if !is_known(&source) {
+        return Err(format!("there is no source `{source}`"));
+    }
+    Ok(NewLink {
+        source,
+        customer: ShopCustomerId::parse(line.shop_customer_id).map_err(named("shop_customer_id"))?,
+        flexportal_id: FlexportalCustomerId::parse(line.flexportal_customer_id)
+            .map_err(named("flexportal_customer_id"))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_wrong_with_a_file_is_told_at_once() {
+        let known = |source: &SourceName| source.as_str() == "shopify";
+        let good = "flexportal_customer_id , source,shop_customer_id\ncus_1,shopify,1\n\"cus,2\",shopify,2\n";
+        let links = read_links(good.as_bytes(), known).expect("good");
+        assert_eq!(links[1].flexportal_id.as_str(), "cus,2");
+
+        let bad = "source,shop_customer_id,flexportal_customer_id\nshopify,1\nshop,1,c\nshopify,,c\nshopify,1,..\n";
+        let error = read_links(bad.as_bytes(), known).expect_err("bad").to_string();
+        for fault in [
+            "line 2: ",
+            "line 3: there is no source `shop`",
+            "line 4: shop_customer_id is empty",
+            "line 5: flexportal_customer_id",
+        ] {
+            assert!(error.contains(fault), "{fault}: {error}");
+        }
+        let error = read_links("a,b\n".as_bytes(), known).expect_err("no columns").to_string();
+        assert!(error.contains("the column source is missing"), "{error}");
+    }
+}

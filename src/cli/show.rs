@@ -1,0 +1,141 @@
+//! What the commands share in showing things: tables that fit the terminal, JSON for scripts, times, a progress bar.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::configure;
+use crate::config::{Config, Needs};
+use crate::domain::Clock;
+use crate::inspect;
+use crate::outbox::{Outbox, StoreError};
+
+/// Where the output is no terminal, lines are as long as they need to be.
+const NO_TERMINAL: u16 = u16::MAX;
+
+/// The outbox that the configuration names, for a command that asks one thing at a time.
+pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbox)> {
+    let config = configure(file, Needs::DATABASE)?;
+    let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
+    let outbox = Outbox::new(database_url, 1, Clock::System).map_err(anyhow::Error::msg)?;
+    if outbox.missing_migrations().await? > 0 {
+        return Err(StoreError::NotMigrated.into());
+    }
+    Ok((config, outbox))
+}
+
+/// A table as wide as the terminal.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    let terminal = console::Term::stdout();
+    table.set_width(if terminal.is_term() { terminal.size().1 } else { NO_TERMINAL });
+    table.set_header(header);
+    table
+}
+
+/// Something for a script to read.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value).context("it cannot be written as JSON")?);
+    Ok(())
+}
+
+/// `2026-11-23 10:00:00`, in UTC.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// The same, or nothing.
+pub(super) fn time_or_none(at: Option<DateTime<Utc>>) -> String {
+    at.map(time).unwrap_or_default()
+}
+
+/// Text of somebody else's for a terminal: what could steer it, or turn the direction of writing, is shown by its number.
+pub(super) fn plain(text: &str) -> String {
+    let is_unsafe = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().map(|c| if is_unsafe(c) { format!("<U+{:04X}>", u32::from(c)) } else { c.to_string() }).collect()
+}
+
+/// The same, or nothing.
+pub(super) fn plain_or_none(text: Option<&str>) -> String {
+    text.map(plain).unwrap_or_default()
+}
+
+/// Seconds as people say them, in two units at most.
+pub(super) fn span(seconds: f64) -> String {
+    inspect::span(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
+}
+
+/// JSON for people: indented, where it is JSON; else as it is.
+pub(super) fn indented(text: &str) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(text).and_then(|value| serde_json::to_string_pretty(&value));
+    let lines = value.unwrap_or_else(|_| text.to_owned());
+    lines.lines().map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// Parts under headings, as wide as they need to be.
+pub(super) fn part(title: &str, text: &str) {
+    if !text.is_empty() {
+        println!("\n{title}\n{text}");
+    }
+}
+
+/// `1 event`, `2 events`.
+pub(super) fn counted(number: u64, word: &str) -> String {
+    if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
+}
+
+/// A bar on a terminal, plain lines elsewhere.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    total: usize,
+}
+
+impl Progress {
+    pub(super) fn new(what: &'static str, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total as u64);
+            if let Ok(style) = ProgressStyle::with_template("{msg:8} {bar:40} {pos}/{len}") {
+                bar.set_style(style);
+            }
+            bar.set_message(what);
+            bar
+        });
+        Self { bar, what, total }
+    }
+
+    pub(super) fn at(&self, position: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(position as u64);
+        }
+    }
+
+    pub(super) fn done(&self) {
+        match &self.bar {
+            Some(bar) => bar.finish(),
+            None => eprintln!("{}: {} of {}", self.what, self.total, self.total),
+        }
+        let _ = std::io::stdout().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_steer_a_terminal_is_shown_by_its_number() {
+        assert_eq!(plain("Ada\u{1b}[2J\u{202e}evil\u{7}"), "Ada<U+001B>[2J<U+202E>evil<U+0007>");
+        assert_eq!(plain("Zoë 李 👩‍👩"), "Zoë 李 👩<U+200D>👩");
+    }
+}

@@ -1,0 +1,492 @@
+//! Customers: whether each is in sync, and all that a customer's story is told from.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Uuid;
+use utoipa::ToSchema;
+
+use super::events::{EventSummary, RequestMade};
+use super::page::{Page, after};
+use crate::domain::{EventId, ShopCustomerId, SourceName, TargetName};
+use crate::outbox::{EventFilter, HoldReason, InspectError, Outbox, StoreError};
+
+/// Which customers; what is `None` does not narrow them down.
+#[derive(Debug, Clone, Default)]
+pub struct CustomerFilter {
+    /// Of this shop.
+    pub source: Option<SourceName>,
+    /// With this id.
+    pub customer: Option<ShopCustomerId>,
+    /// That any delivery gave this e-mail of, letter case apart.
+    pub email: Option<String>,
+    /// In this state.
+    pub state: Option<CustomerSync>,
+}
+
+/// Whether a customer is in sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum CustomerSync {
+    /// Nothing waits, nothing failed.
+    InSync,
+    /// A change waits for its turn or its next attempt.
+    Waiting,
+    /// FlexPortal does not know the customer (yet).
+    Unmatched,
+    /// A change of it failed.
+    Failed,
+}
+
+impl CustomerSync {
+    /// The word as shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InSync => "in_sync",
+            Self::Waiting => "waiting",
+            Self::Unmatched => "unmatched",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One customer: a row of `customer_sync_state`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomerState {
+    /// The shop.
+    pub source: SourceName,
+    /// The shop's customer.
+    pub shop_customer_id: String,
+    /// FlexPortal's customer, if known.
+    pub flexportal_customer_id: Option<String>,
+    /// How it was found: `event`, `lookup` or `import`.
+    pub link_origin: Option<String>,
+    /// Whether it is in sync.
+    pub state: CustomerSync,
+    /// When FlexPortal last acknowledged a change.
+    pub last_synced_at: Option<DateTime<Utc>>,
+    /// Shop's time of the newest change that was acknowledged.
+    pub last_occurred_at: Option<DateTime<Utc>>,
+    /// When the last delivery arrived.
+    pub last_received_at: Option<DateTime<Utc>>,
+    /// When waiting work is due.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Deliveries kept.
+    pub events: i64,
+    /// How many of them failed.
+    pub failed_events: i64,
+}
+
+/// All that a customer's story is told from.
+#[derive(Debug, Clone)]
+pub struct CustomerHistory {
+    /// Where it stands.
+    pub state: CustomerState,
+    /// Its newest events, newest first.
+    pub events: Vec<EventSummary>,
+    /// Whether there are older ones.
+    pub has_older: bool,
+    /// What was asked of FlexPortal for them.
+    pub requests: Vec<RequestMade>,
+    /// Which of them were delivered again.
+    pub duplicates: Vec<DuplicateNote>,
+    /// What people did.
+    pub interventions: Vec<InterventionNote>,
+    /// Its place in the queue.
+    pub place: Option<QueuePlace>,
+}
+
+/// An event that the shop delivered again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DuplicateNote {
+    /// The event.
+    pub event: EventId,
+    /// How often.
+    pub deliveries: i64,
+    /// When first.
+    pub first_at: DateTime<Utc>,
+    /// When last.
+    pub last_at: DateTime<Utc>,
+}
+
+/// What a person, or a shop in its name, did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterventionNote {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// `retry`, `discard`, `erase` or `export`.
+    pub action: String,
+    /// The event it was done to, or that asked for it.
+    pub event_id: Option<EventId>,
+    /// Why.
+    pub reason: Option<String>,
+    /// What came of it.
+    pub outcome: String,
+    /// `terminal`, `api`, `console`, `shop`, or a database role.
+    pub done_by: String,
+}
+
+/// A customer's place in the queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueuePlace {
+    /// The target it waits for.
+    pub target: TargetName,
+    /// Not before.
+    pub due_at: DateTime<Utc>,
+    /// Until then a request that timed out may still arrive.
+    pub rests_until: Option<DateTime<Utc>>,
+    /// Whether a worker has it claimed.
+    pub is_claimed: bool,
+    /// Customers that are due and go first, up to [`MAX_AHEAD`].
+    pub ahead: i64,
+    /// The target's requests a minute; 0: no limit.
+    pub rate_limit_per_minute: Option<i32>,
+    /// Until when, and why, the target is held.
+    pub hold: Option<(HoldReason, DateTime<Utc>)>,
+    /// What time it is.
+    pub now: DateTime<Utc>,
+}
+
+/// Events of a customer that its story tells.
+const MAX_EVENTS: i64 = 200;
+/// Customers in the queue that are counted.
+pub const MAX_AHEAD: i64 = 100_000;
+
+impl Outbox {
+    /// Customers, by source and id.
+    ///
+    /// # Errors
+    /// [`InspectError`].
+    pub async fn customers(
+        &self,
+        filter: &CustomerFilter,
+        cursor: Option<&str>,
+        limit: i64,
+    ) -> Result<Page<CustomerState>, InspectError> {
+        let after: Option<(String, String)> = after(cursor)?;
+        let customers = match self.named(filter).await? {
+            Some(named) => self.named_customers(named, filter.state, after, limit + 1).await?,
+            None => self.customers_in_order(filter, after, limit + 1).await?,
+        };
+        Ok(Page::of(customers, limit, |row| (row.source.clone(), row.shop_customer_id.clone())))
+    }
+
+    /// Each is found in the index of deliveries.
+    async fn named_customers(
+        &self,
+        named: Vec<(String, String)>,
+        state: Option<CustomerSync>,
+        after: Option<(String, String)>,
+        limit: i64,
+    ) -> Result<Vec<CustomerState>, StoreError> {
+        let (sources, ids): (Vec<_>, Vec<_>) = named.into_iter().unzip();
+        let (source, customer) = after.unzip();
+        let customers = sqlx::query_as!(
+            CustomerState,
+            r#"
+            select
+                c.source as "source!: SourceName",
+                c.shop_customer_id as "shop_customer_id!",
+                c.flexportal_customer_id,
+                c.link_origin,
+                c.state as "state!: CustomerSync",
+                c.last_synced_at,
+                c.last_occurred_at,
+                c.last_received_at,
+                c.next_attempt_at,
+                c.events as "events!",
+                c.failed_events as "failed_events!"
+            from unnest($1::text[], $2::text[]) as named (source, shop_customer_id)
+            cross join lateral (
+                select *
+                from customer_sync_state of_one
+                where of_one.source = named.source
+                  and of_one.shop_customer_id = named.shop_customer_id
+            ) c
+            where ($3::text is null or c.state = $3)
+              and ($4::text is null or (c.source, c.shop_customer_id) > ($4, $5::text))
+            order by c.source, c.shop_customer_id
+            limit $6
+            "#,
+            &sources,
+            &ids,
+            state.map(CustomerSync::as_str),
+            source,
+            customer,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(customers)
+    }
+
+    async fn customers_in_order(
+        &self,
+        filter: &CustomerFilter,
+        after: Option<(String, String)>,
+        limit: i64,
+    ) -> Result<Vec<CustomerState>, StoreError> {
+        let (source, customer) = after.unzip();
+        let customers = sqlx::query_as!(
+            CustomerState,
+            r#"
+            with recursive listed as (
+                -- from one customer to the next along the index, as far as the page goes
+                (
+                    select source, shop_customer_id
+                    from deliveries
+                    where concerns = 'customer'
+                      and ($1::text is null or source = $1)
+                      and ($3::text is null or (source, shop_customer_id) > ($3, $4::text))
+                    order by source, shop_customer_id
+                    limit 1
+                )
+                union all
+                select next.source, next.shop_customer_id
+                from listed
+                cross join lateral (
+                    select source, shop_customer_id
+                    from deliveries
+                    where concerns = 'customer'
+                      and ($1::text is null or source = $1)
+                      and (source, shop_customer_id) > (listed.source, listed.shop_customer_id)
+                    order by source, shop_customer_id
+                    limit 1
+                ) as next
+            )
+            select
+                c.source as "source!: SourceName",
+                c.shop_customer_id as "shop_customer_id!",
+                c.flexportal_customer_id,
+                c.link_origin,
+                c.state as "state!: CustomerSync",
+                c.last_synced_at,
+                c.last_occurred_at,
+                c.last_received_at,
+                c.next_attempt_at,
+                c.events as "events!",
+                c.failed_events as "failed_events!"
+            from listed
+            cross join lateral (
+                select *
+                from customer_sync_state of_one
+                where of_one.source = listed.source
+                  and of_one.shop_customer_id = listed.shop_customer_id
+            ) c
+            where ($2::text is null or c.state = $2)
+            limit $5
+            "#,
+            filter.source.as_ref().map(SourceName::as_str),
+            filter.state.map(CustomerSync::as_str),
+            source,
+            customer,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(customers)
+    }
+
+    /// The customers that a filter names, if it names any: by their id, their e-mail, or by having failed.
+    async fn named(&self, filter: &CustomerFilter) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        let source = filter.source.as_ref().map(SourceName::as_str);
+        if let Some(customer) = &filter.customer {
+            let rows = sqlx::query!(
+                r#"
+                select s.name as "source!"
+                from (select name from sources union select distinct source from customer_links where source = $1) as s
+                where $1::text is null or s.name = $1
+                "#,
+                source,
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            return Ok(Some(rows.into_iter().map(|row| (row.source, customer.as_str().to_owned())).collect()));
+        }
+        let rows = if let Some(email) = &filter.email {
+            sqlx::query!(
+                r#"
+                select distinct source as "source!", shop_customer_id as "customer!"
+                from deliveries
+                where lower(email) = lower($1)
+                  and ($2::text is null or source = $2)
+                  and shop_customer_id is not null
+                "#,
+                email.trim(),
+                source,
+            )
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(|row| (row.source, row.customer))
+            .collect()
+        } else if filter.state == Some(CustomerSync::Failed) {
+            sqlx::query!(
+                r#"
+                select distinct source as "source!", shop_customer_id as "customer!"
+                from event_states
+                where status = 'failed'
+                  and ($1::text is null or source = $1)
+                "#,
+                source,
+            )
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(|row| (row.source, row.customer))
+            .collect()
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(rows))
+    }
+
+    /// All that a customer's story is told from; `None` if nothing is stored of it.
+    ///
+    /// # Errors
+    /// [`InspectError`].
+    pub async fn customer_history(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<CustomerHistory>, InspectError> {
+        let filter = CustomerFilter {
+            source: Some(source.clone()),
+            customer: Some(customer.clone()),
+            ..CustomerFilter::default()
+        };
+        let Some(state) = self.customers(&filter, None, 1).await?.items.pop() else { return Ok(None) };
+        let filter =
+            EventFilter { source: Some(source.clone()), customer: Some(customer.clone()), ..EventFilter::default() };
+        let page = self.events(&filter, None, MAX_EVENTS).await?;
+        let ids: Vec<Uuid> = page.items.iter().map(|event| event.event_id.0).collect();
+        Ok(Some(CustomerHistory {
+            state,
+            has_older: page.next.is_some(),
+            requests: self.requests(&ids).await?,
+            duplicates: self.duplicates(&ids).await?,
+            interventions: self.interventions_of(source, customer).await?,
+            place: self.place_of(source, customer).await?,
+            events: page.items,
+        }))
+    }
+
+    async fn duplicates(&self, events: &[Uuid]) -> Result<Vec<DuplicateNote>, StoreError> {
+        let duplicates = sqlx::query_as!(
+            DuplicateNote,
+            r#"
+            select event_id as "event: EventId", deliveries, first_at, last_at
+            from duplicates
+            where event_id = any($1)
+            "#,
+            events,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(duplicates)
+    }
+
+    /// What people did to an event, in order.
+    pub(super) async fn interventions_on(&self, event: EventId) -> Result<Vec<InterventionNote>, StoreError> {
+        let interventions = sqlx::query_as!(
+            InterventionNote,
+            r#"
+            select at, action, event_id as "event_id: EventId", reason, outcome, done_by
+            from interventions
+            where event_id = $1
+            order by id
+            limit $2
+            "#,
+            event.0,
+            MAX_EVENTS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(interventions)
+    }
+
+    /// What people did to a customer and its events, in order.
+    async fn interventions_of(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Vec<InterventionNote>, StoreError> {
+        let interventions = sqlx::query_as!(
+            InterventionNote,
+            r#"
+            select at, action, event_id as "event_id: EventId", reason, outcome, done_by
+            from interventions
+            where source = $1
+              and shop_customer_id = $2
+            order by id
+            limit $3
+            "#,
+            source.as_str(),
+            customer.as_str(),
+            MAX_EVENTS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(interventions)
+    }
+
+    /// A customer's place in the queue; `None` if it does not wait.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn place_of(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<QueuePlace>, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            select
+                w.target as "target: TargetName",
+                w.due_at,
+                w.rests_until,
+                coalesce(w.lease_expires_at > moment.now, false) as "is_claimed!",
+                (
+                    select count(*)
+                    from (
+                        select
+                        from waiting_customers other
+                        where other.target = w.target
+                          and other.due_at <= moment.now
+                          and (other.priority, other.due_at) < (w.priority, w.due_at)
+                        limit $4
+                    ) as before
+                ) as "ahead!",
+                t.rate_limit_per_minute as "rate_limit_per_minute?",
+                t.hold_reason as "hold_reason?",
+                t.held_until as "held_until?",
+                moment.now as "now!"
+            from waiting_customers w
+            cross join (select coalesce($3::timestamptz, clock_timestamp()) as now) moment
+            left join targets t on t.name = w.target
+            where w.source = $1
+              and w.shop_customer_id = $2
+            "#,
+            source.as_str(),
+            customer.as_str(),
+            self.clock.for_postgres(),
+            MAX_AHEAD,
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| QueuePlace {
+            target: row.target,
+            due_at: row.due_at,
+            rests_until: row.rests_until.filter(|until| *until > row.now),
+            is_claimed: row.is_claimed,
+            ahead: row.ahead,
+            rate_limit_per_minute: row.rate_limit_per_minute,
+            hold: row.hold_reason.as_deref().and_then(HoldReason::of_word).zip(row.held_until),
+            now: row.now,
+        }))
+    }
+}

@@ -1,0 +1,204 @@
+//! Privacy requests of shops: which are open, and that one has been acted on.
+
+use super::{DoneBy, Erased, Outbox, StoreError, intervene};
+use crate::domain::{EventId, ShopCustomerId, SourceName};
+
+/// A privacy request that nobody has acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivacyRequest {
+    /// The delivery.
+    pub event: EventId,
+    /// The shop it came from.
+    pub source: SourceName,
+    /// The shop's word for it.
+    pub topic: String,
+    /// Whom it is about.
+    pub customer: Option<ShopCustomerId>,
+    /// The e-mail it gives.
+    pub email: Option<String>,
+}
+
+/// Requests acted on in one go.
+const MAX_REQUESTS: i64 = 100;
+/// Customers of a shop that are erased in one go.
+const MAX_CUSTOMERS: i64 = 500;
+
+impl Outbox {
+    /// Open privacy requests of these topics, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open_requests(&self, topics: &[&str]) -> Result<Vec<PrivacyRequest>, StoreError> {
+        let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let requests = sqlx::query_as!(
+            PrivacyRequest,
+            r#"
+            select
+                d.id as "event: EventId",
+                d.source as "source: SourceName",
+                d.topic,
+                d.shop_customer_id as "customer: ShopCustomerId",
+                d.email
+            from deliveries d
+            left join event_states s on s.event_id = d.id
+            where d.concerns = 'privacy'
+              and d.topic = any($1)
+              and s.finished_at is null
+            order by d.id
+            limit $2
+            "#,
+            &topics,
+            MAX_REQUESTS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(requests)
+    }
+
+    /// Customers of a source that something personal is stored of which arrived up to an event, some hundred at a time.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn customers_to_erase(
+        &self,
+        source: &SourceName,
+        up_to: EventId,
+    ) -> Result<Vec<ShopCustomerId>, StoreError> {
+        let customers = sqlx::query_scalar!(
+            r#"
+            select distinct shop_customer_id as "customer!: ShopCustomerId"
+            from deliveries
+            where source = $1
+              and id <= $2
+              and shop_customer_id is not null
+              and payload <> '{"erased": true}'
+            limit $3
+            "#,
+            source.as_str(),
+            up_to.0,
+            MAX_CUSTOMERS,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(customers)
+    }
+
+    /// Whether anything is stored of a customer.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_anything_held(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<bool, StoreError> {
+        let is_held = sqlx::query_scalar!(
+            r#"
+            select exists (select from deliveries where source = $1 and shop_customer_id = $2)
+                or exists (select from customer_links where source = $1 and shop_customer_id = $2) as "is_held!"
+            "#,
+            source.as_str(),
+            customer.as_str(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(is_held)
+    }
+
+    /// What is known to be acknowledged of a customer: times and hashes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn acknowledged_of(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+    ) -> Result<Option<serde_json::Value>, StoreError> {
+        let acknowledged = sqlx::query_scalar!(
+            "select acknowledged from customer_links where source = $1 and shop_customer_id = $2",
+            source.as_str(),
+            customer.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(acknowledged)
+    }
+
+    /// Takes note that all that is held on a customer was printed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_export(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+        by: DoneBy,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"
+            insert into interventions (at, action, source, shop_customer_id, outcome, done_by)
+            values (coalesce($1::timestamptz, clock_timestamp()), 'export', $2, $3, 'all that is held was printed', $4)
+            "#,
+            self.clock.for_postgres(),
+            source.as_str(),
+            customer.as_str(),
+            by.as_str(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Closes a privacy request that was acted on, and erases what itself holds; its receipt stays.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is still open.
+    pub async fn close_request(&self, request: &PrivacyRequest, erased: Erased) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        // Those that name nobody by id belong to no customer's erasure: the whole shop's takes all of them, another one
+        // those with its e-mail.
+        sqlx::query!(
+            r#"
+            update deliveries
+            set payload = '{"erased": true}', email = null
+            where concerns = 'privacy'
+              and (id = $1 or (
+                  source = $2
+                  and shop_customer_id is null
+                  and id < $1
+                  and ($3::text is null or lower(email) = lower($3))
+              ))
+            "#,
+            request.event.0,
+            request.source.as_str(),
+            request.email,
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let outcome = erased.to_string();
+        sqlx::query!(
+            r#"
+            insert into event_states as state (event_id, status, warnings, finished_at)
+            values ($1, 'unchanged', array[$2::text], coalesce($3::timestamptz, clock_timestamp()))
+            on conflict (event_id) do nothing
+            "#,
+            request.event.0,
+            outcome,
+            self.clock.for_postgres(),
+        )
+        .execute(&mut *transaction)
+        .await?;
+        intervene::done_by(&mut transaction, DoneBy::Shop).await?;
+        sqlx::query!(
+            r#"
+            insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
+            values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
+            "#,
+            self.clock.for_postgres(),
+            request.source.as_str(),
+            request.customer.as_ref().map(ShopCustomerId::as_str),
+            request.event.0,
+            outcome,
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}

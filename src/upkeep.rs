@@ -1,0 +1,132 @@
+//! Upkeep, beside the sync: privacy requests are acted on, deliveries counted by the hour, and what has long been finished
+//! is removed. Any number of processes may do it at once; each round takes what nobody else is at.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::ShopCustomerId;
+use crate::outbox::{DoneBy, Erased, Outbox, PrivacyRequest, StoreError};
+use crate::shops::Erasure;
+
+/// Between two rounds. A shop gives a month for an erasure; silence is told by the quarter of an hour.
+const EVERY: Duration = Duration::from_secs(10);
+/// Between two batches of removals, so that the live work always has the database in between.
+const BREATH: Duration = Duration::from_millis(200);
+
+/// Keeps the database in order.
+#[derive(Debug, Clone)]
+pub struct Upkeep {
+    outbox: Outbox,
+    retention: Duration,
+}
+
+impl Upkeep {
+    /// `retention`: finished events older than this are removed.
+    #[must_use]
+    pub fn new(outbox: Outbox, retention: Duration) -> Self {
+        Self { outbox, retention }
+    }
+
+    /// Does what there is to do, every few seconds, until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                round = self.round() => {
+                    if let Err(error) = round {
+                        tracing::warn!(error = %error, "upkeep waits for the database");
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    /// Does once what there is to do.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was done before it is done.
+    pub async fn round(&self) -> Result<(), StoreError> {
+        for request in self.outbox.open_requests(&Erasure::TOPICS).await? {
+            self.act_on(&request).await?;
+        }
+        while self.outbox.count_deliveries().await? {}
+        self.remove_finished().await
+    }
+
+    /// Erases what a request asks for; while a customer is claimed, the request stays open and is tried again.
+    async fn act_on(&self, request: &PrivacyRequest) -> Result<(), StoreError> {
+        let erased = match (Erasure::of_topic(&request.topic), &request.customer, &request.email) {
+            (None, _, _) => return Ok(()),
+            (Some(Erasure::Shop), _, _) => self.erase_shop(request).await?,
+            (Some(Erasure::Customer), Some(customer), _) => {
+                self.erase_all(request, std::slice::from_ref(customer)).await?
+            }
+            (Some(Erasure::Customer), None, Some(email)) => {
+                let customers = self.outbox.customers_with_email(&request.source, email).await?;
+                self.erase_all(request, &customers).await?
+            }
+            (Some(Erasure::Customer), None, None) => Some(Erased::default()),
+        };
+        let Some(erased) = erased else { return Ok(()) };
+        self.outbox.close_request(request, erased).await?;
+        tracing::info!(
+            event.id = %request.event,
+            source = %request.source,
+            events = erased.events,
+            requests = erased.requests,
+            "a privacy request was acted on"
+        );
+        Ok(())
+    }
+
+    /// What was erased; `None` if a customer could not be had.
+    async fn erase_all(
+        &self,
+        request: &PrivacyRequest,
+        customers: &[ShopCustomerId],
+    ) -> Result<Option<Erased>, StoreError> {
+        let mut all = Erased::default();
+        for customer in customers {
+            match self.outbox.erase(&request.source, customer, Some(request.event), DoneBy::Shop).await? {
+                Some(erased) => all = all + erased,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(all))
+    }
+
+    async fn erase_shop(&self, request: &PrivacyRequest) -> Result<Option<Erased>, StoreError> {
+        let mut all = Erased::default();
+        loop {
+            let customers = self.outbox.customers_to_erase(&request.source, request.event).await?;
+            if customers.is_empty() {
+                return Ok(Some(all));
+            }
+            let Some(erased) = self.erase_all(request, &customers).await? else { return Ok(None) };
+            all = all + erased;
+        }
+    }
+
+    async fn remove_finished(&self) -> Result<(), StoreError> {
+        let before = self.outbox.clock().now() - self.retention;
+        let mut begin = None;
+        loop {
+            let removed = self.outbox.remove_finished(before, begin).await?;
+            if removed.events > 0 {
+                tracing::debug!(events = removed.events, "finished events were removed");
+            }
+            begin = removed.next;
+            if begin.is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+}
