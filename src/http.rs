@@ -49,14 +49,17 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 pub const MAX_READING_BYTES: usize = 128 * 1024 * 1024;
 
 /// All routes.
-pub fn app(state: AppState) -> Router {
+///
+/// `more` are those that other parts of the program add.
+pub fn app(state: AppState, more: Router) -> Router {
     Router::new()
         .route("/webhooks/{source}", post(intake::receive))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .with_state(state)
+        .merge(more)
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
-        .with_state(state)
         .layer(CatchPanicLayer::custom(|_panic| {
             // The panic's message could quote anything; the hook of `telemetry` has logged where it was.
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an unexpected fault in flexportal-sync").response()

@@ -9,6 +9,7 @@
 //! The files lie in the order of the flow; imports go one way:
 //! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `outbox` ← `sync`, `upkeep` ← `inspect` ← `http`, `admin` ← `cli`.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod domain;

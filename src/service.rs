@@ -11,9 +11,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{self, AdminState};
 use crate::config::{Config, Source};
 use crate::domain::{Clock, Dice, EventIds, TargetName};
 use crate::http::{self, AppState};
+use crate::inspect::Previewer;
 use crate::outbox::{Committer, Outbox, StoreError, Wake};
 use crate::shops::Shop;
 use crate::sync::Worker;
@@ -47,6 +49,8 @@ impl Role {
 /// Connections to Postgres per process: commits and probes of intake, and what the worker's tasks need, each
 /// for a statement at a time.
 const CONNECTIONS: u32 = 10;
+/// Those of the admin API, beside: however people ask, the live work has its own.
+const ADMIN_CONNECTIONS: u32 = 3;
 /// Answers that are under way at SIGTERM get this long; the worker has its own limit.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Orchestrators kill after 30 s.
@@ -68,6 +72,8 @@ pub struct Service {
     role: Role,
     /// With their requests a minute.
     targets: Vec<(TargetName, u32)>,
+    /// The admin API and the console, where there is a token.
+    admin: Option<axum::Router>,
 }
 
 /// A running service.
@@ -100,8 +106,15 @@ impl Service {
             .then(|| Worker::new(config, &shops, outbox.clone(), wake.clone(), &clock, dice))
             .transpose()
             .map_err(anyhow::Error::msg)?;
+        let admin = config.admin_token.as_ref().map(|token| {
+            let outbox = Outbox::new(database_url, ADMIN_CONNECTIONS, clock.clone())?;
+            let previewer = Arc::new(Previewer::new(config, &shops)?);
+            Ok(admin::router(AdminState { outbox, previewer }, token))
+        });
+        let admin = admin.transpose().map_err(|fault: String| anyhow::anyhow!(fault))?;
         Ok(Self {
             outbox,
+            admin,
             shops: shops.into(),
             worker,
             wake,
@@ -170,7 +183,11 @@ impl Service {
             max_body_bytes: self.max_body_bytes,
             reading: Arc::new(Semaphore::new(http::MAX_READING_BYTES)),
         };
-        let mut parts = vec![tokio::spawn(http::serve(listener, http::app(state), shutdown.clone()))];
+        let mut parts = vec![tokio::spawn(http::serve(
+            listener,
+            http::app(state, self.admin.clone().unwrap_or_default()),
+            shutdown.clone(),
+        ))];
         let prepared = CancellationToken::new();
         let once_prepared = |part: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
             let (prepared, shutdown) = (prepared.clone(), shutdown.clone());

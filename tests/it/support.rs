@@ -8,7 +8,7 @@ mod database;
 mod process;
 pub mod shop;
 
-pub use app::App;
+pub use app::{Answer, App};
 pub use cluster::{Cluster, Outage};
 pub use database::{Database, Hold, database, wait_until};
 pub use process::{Intake, Process, assert_turned_away};

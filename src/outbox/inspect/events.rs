@@ -7,6 +7,7 @@ use sqlx::types::{Json, Uuid};
 use utoipa::ToSchema;
 
 use super::customers::InterventionNote;
+use super::failures::in_words;
 use super::page::{Page, after};
 use crate::domain::{EventId, EventStatus, ShopCustomerId, SourceName};
 use crate::outbox::{InspectError, Outbox, StoreError};
@@ -360,7 +361,7 @@ impl Outbox {
             requests_under: under,
             requests,
             interventions,
-            what_to_do: row.what_to_do,
+            what_to_do: row.what_to_do.as_deref().map(in_words),
         }))
     }
 

@@ -27,6 +27,20 @@ pub struct FailureFilter {
     pub failed_since: Option<DateTime<Utc>>,
 }
 
+impl FailureFilter {
+    /// Whether it narrows nothing down.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { source, code, cause, customer, failed_before, failed_since } = self;
+        source.is_none()
+            && code.is_none()
+            && cause.is_none()
+            && customer.is_none()
+            && failed_before.is_none()
+            && failed_since.is_none()
+    }
+}
+
 /// One failed event: a row of `failed_syncs`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -94,6 +108,14 @@ pub struct FailureGroup {
     pub example_event_id: EventId,
 }
 
+/// The next step for whoever has no `psql` at hand: what the view has them call there, terminal and console do.
+pub(super) fn in_words(what_to_do: &str) -> String {
+    let step = |sql, words| what_to_do.split_once(sql).map(|(before, _)| format!("{before}{words}"));
+    step("select retry_sync(", "try it again")
+        .or_else(|| step("select discard_sync(", "discard it"))
+        .unwrap_or_else(|| what_to_do.to_owned())
+}
+
 impl Outbox {
     /// Failed events, newest first.
     ///
@@ -106,7 +128,7 @@ impl Outbox {
         limit: i64,
     ) -> Result<Page<Failure>, InspectError> {
         let (failed_at, event): (Option<DateTime<Utc>>, Option<EventId>) = after(cursor)?.unzip();
-        let failures = sqlx::query_as!(
+        let mut failures = sqlx::query_as!(
             Failure,
             r#"
             select
@@ -152,6 +174,7 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
+        failures.iter_mut().for_each(|failure| failure.what_to_do = in_words(&failure.what_to_do));
         Ok(Page::of(failures, limit, |failure| (failure.failed_at, failure.event_id)))
     }
 
@@ -160,7 +183,7 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`].
     pub async fn failure(&self, event: EventId) -> Result<Option<Failure>, StoreError> {
-        let failure = sqlx::query_as!(
+        let mut failure = sqlx::query_as!(
             Failure,
             r#"
             select
@@ -189,6 +212,7 @@ impl Outbox {
         )
         .fetch_optional(&self.pool)
         .await?;
+        failure.iter_mut().for_each(|failure| failure.what_to_do = in_words(&failure.what_to_do));
         Ok(failure)
     }
 

@@ -118,7 +118,17 @@ impl App {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        answer(self.client.get(format!("http://{}{path}", self.addr))).await.expect("an answer")
+        self.ask(self.request("GET", path)).await
+    }
+
+    /// A request to the service, to be added to.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("http://{}{path}", self.addr))
+    }
+
+    pub async fn ask(&self, request: reqwest::RequestBuilder) -> Answer {
+        answer(request).await.expect("an answer")
     }
 
     /// What would be sent.
