@@ -13,15 +13,18 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// The page and its two parts. They hold nothing that needs the token; what they show does.
 pub(super) fn router() -> Router {
     Router::new()
-        .route("/console", get(|| file("text/html; charset=utf-8", include_str!("console/index.html"))))
-        .route("/console/console.css", get(|| file("text/css; charset=utf-8", include_str!("console/console.css"))))
+        .route("/console", get(async || file("text/html; charset=utf-8", include_str!("console/index.html"))))
+        .route(
+            "/console/console.css",
+            get(async || file("text/css; charset=utf-8", include_str!("console/console.css"))),
+        )
         .route(
             "/console/console.js",
-            get(|| file("text/javascript; charset=utf-8", include_str!("console/console.js"))),
+            get(async || file("text/javascript; charset=utf-8", include_str!("console/console.js"))),
         )
 }
 
-async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let headers: [(HeaderName, HeaderValue); 5] = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),

@@ -18,8 +18,10 @@ use crate::outbox::{CustomerFilter, CustomerState, CustomerSync, Page};
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(super) struct Customers {
     /// Of this shop.
+    #[param(pattern = "^[a-z0-9_-]{1,63}$")]
     source: Option<String>,
     /// With this id in the shop.
+    #[param(min_length = 1, max_length = 255, pattern = r"\S")]
     customer: Option<String>,
     /// That any delivery gave this e-mail of, letter case apart.
     email: Option<String>,

@@ -18,11 +18,13 @@ use crate::outbox::{EventFilter, EventSummary, Page};
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(super) struct Events {
     /// Of this shop.
+    #[param(pattern = "^[a-z0-9_-]{1,63}$")]
     source: Option<String>,
     /// In this status.
     #[param(inline)]
     status: Option<EventStatus>,
     /// Of this customer of the shop.
+    #[param(min_length = 1, max_length = 255, pattern = r"\S")]
     customer: Option<String>,
     /// With this e-mail, letter case apart.
     email: Option<String>,

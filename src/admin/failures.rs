@@ -18,12 +18,14 @@ use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, 
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(super) struct Failures {
     /// Of this shop.
+    #[param(pattern = "^[a-z0-9_-]{1,63}$")]
     source: Option<String>,
     /// With this error code.
     code: Option<String>,
     /// With this cause, as the groups have it.
     cause: Option<String>,
     /// Of this customer of the shop.
+    #[param(min_length = 1, max_length = 255, pattern = r"\S")]
     customer: Option<String>,
     /// Failed longer ago than this.
     #[param(inline)]
@@ -75,6 +77,7 @@ pub(super) fn named<T>(
 #[into_params(parameter_in = Query)]
 pub(super) struct Groups {
     /// Of this shop.
+    #[param(pattern = "^[a-z0-9_-]{1,63}$")]
     source: Option<String>,
 }
 
@@ -127,18 +130,9 @@ pub(super) struct Selection {
     /// Only says what would be done.
     #[serde(default)]
     dry_run: bool,
-}
-
-/// Events to be closed, and why.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Discard {
-    /// Which.
-    #[serde(flatten)]
-    selection: Selection,
-    /// Why; it is kept with the event.
+    /// Why; it is kept with the event. Needed, and taken, where events are closed.
     #[schema(min_length = 1, max_length = 500)]
-    reason: String,
+    reason: Option<String>,
 }
 
 /// What came of it.
@@ -186,6 +180,12 @@ pub(super) async fn retry(
     headers: HeaderMap,
     Body(selection): Body<Selection>,
 ) -> Result<Json<Outcome>, Problem> {
+    if selection.reason.is_some() {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "reason: goes with closing events, not with trying them again",
+        ));
+    }
     let dry_run = selection.dry_run;
     let events = selection.events(&admin.outbox).await?;
     let takes_seconds = admin.outbox.takes_seconds(&events).await?;
@@ -202,7 +202,7 @@ pub(super) async fn retry(
 
 /// Closes events for good: they are not tried again.
 #[utoipa::path(
-    post, path = "/failures/discard", tag = "failures", request_body = Discard,
+    post, path = "/failures/discard", tag = "failures", request_body = Selection,
     responses(
         (status = 200, description = "what came of it", body = Outcome),
         Posted,
@@ -211,13 +211,13 @@ pub(super) async fn retry(
 pub(super) async fn discard(
     admin: Admin,
     headers: HeaderMap,
-    Body(discard): Body<Discard>,
+    Body(selection): Body<Selection>,
 ) -> Result<Json<Outcome>, Problem> {
-    let Discard { selection, reason } = discard;
-    if reason.trim().is_empty() || reason.chars().count() > MAX_REASON_CHARACTERS {
+    let is_reason = |reason: &String| !reason.trim().is_empty() && reason.chars().count() <= MAX_REASON_CHARACTERS;
+    let Some(reason) = selection.reason.clone().filter(is_reason) else {
         let detail = format!("reason: write 1 to {MAX_REASON_CHARACTERS} characters");
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    }
+    };
     let dry_run = selection.dry_run;
     let events = selection.events(&admin.outbox).await?;
     let at = admin.outbox.clock().now();

@@ -63,9 +63,19 @@ impl Age {
 impl<'de> Deserialize<'de> for Age {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map(Self)
-            .map_err(|_| serde::de::Error::custom("write a time such as 30m, 2h or 7d"))
+        let age = text.split_at_checked(text.len().saturating_sub(1)).and_then(|(number, unit)| {
+            let is_number = (1..=4).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
+            let seconds = match unit {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3_600,
+                "d" => 86_400,
+                _ => return None,
+            };
+            let number: u64 = number.parse().ok().filter(|_| is_number)?;
+            Some(Self(Duration::from_secs(number * seconds)))
+        });
+        age.ok_or_else(|| serde::de::Error::custom("write a time such as 30m, 2h or 7d"))
     }
 }
 

@@ -16,10 +16,13 @@ use crate::outbox::{LinkFilter, LinkRow, NewLink, Page};
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(super) struct Links {
     /// Of this shop.
+    #[param(pattern = "^[a-z0-9_-]{1,63}$")]
     source: Option<String>,
     /// Of this customer of the shop.
+    #[param(min_length = 1, max_length = 255, pattern = r"\S")]
     customer: Option<String>,
     /// To this customer of FlexPortal.
+    #[param(min_length = 1, max_length = 255, pattern = r"\S")]
     flexportal_customer_id: Option<String>,
     /// Rows on the page.
     #[serde(default)]
@@ -69,7 +72,8 @@ pub(super) struct GivenLink {
 
 /// What came of it.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Imported {
+#[schema(as = LinksImported)]
+pub(super) struct Outcome {
     /// Links that are new, or lead to another customer now.
     imported: u64,
     /// Links that were there before.
@@ -97,11 +101,11 @@ const MAX_LINKS: usize = 1_000;
 #[utoipa::path(
     post, path = "/links/import", tag = "links", request_body = Import,
     responses(
-        (status = 200, description = "what came of it", body = Imported),
+        (status = 200, description = "what came of it", body = Outcome),
         Posted,
     )
 )]
-pub(super) async fn import(admin: Admin, Body(import): Body<Import>) -> Result<Json<Imported>, Problem> {
+pub(super) async fn import(admin: Admin, Body(import): Body<Import>) -> Result<Json<Outcome>, Problem> {
     if import.links.len() > MAX_LINKS {
         return Err(Problem::new(axum::http::StatusCode::BAD_REQUEST, "give a thousand links at most"));
     }
@@ -115,7 +119,7 @@ pub(super) async fn import(admin: Admin, Body(import): Body<Import>) -> Result<J
     }
     let done = admin.outbox.import_links(&links).await?;
     let unchanged = (links.len() as u64).saturating_sub(done.imported);
-    Ok(Json(Imported { imported: done.imported, unchanged, woken: done.woken, refused }))
+    Ok(Json(Outcome { imported: done.imported, unchanged, woken: done.woken, refused }))
 }
 
 impl GivenLink {

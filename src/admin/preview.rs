@@ -36,10 +36,10 @@ pub(super) struct Previewed {
         Posted,
     )
 )]
-pub(super) async fn preview(admin: Admin, Body(previewed): Body<Previewed>) -> Result<Json<Preview>, Problem> {
+pub(super) async fn preview(admin: Admin, Body(wanted): Body<Previewed>) -> Result<Json<Preview>, Problem> {
     let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
     let (previewer, outbox) = (&admin.previewer, &admin.outbox);
-    match previewed {
+    match wanted {
         Previewed { event_id: Some(event), source: None, topic: None, body: None } => {
             Ok(Json(previewer.of_event(outbox, event).await?))
         }

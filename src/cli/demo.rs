@@ -73,7 +73,8 @@ impl Demo {
         let fake_options = FakeOptions { customers: CUSTOMERS, ..FakeOptions::default() };
         let fake = FakeFlexportal::start(fake_options).await.context("the fake FlexPortal did not start")?;
         deliveries::misbehave(&fake);
-        let config = config(&database_url, &fake)?;
+        let admin_token = uuid::Uuid::new_v4().simple().to_string();
+        let config = config(&database_url, &fake, &admin_token)?;
         let service = Service::new(&config, Role::All, Clock::System, Dice::Random)?;
         service.prepare_database(true).await?;
         let outbox = service.outbox().clone();
@@ -105,7 +106,7 @@ impl Demo {
             ExitCode::FAILURE
         };
         if self.keep {
-            keep(postgres, &database_url, name, &fake, &running.addr.to_string());
+            keep(postgres, &database_url, name, &fake, &running.addr.to_string(), &admin_token);
             let _ = kept.set(good);
             std::future::pending::<()>().await;
         }
@@ -120,7 +121,7 @@ fn interrupted() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn config(database_url: &SecretString, fake: &FakeFlexportal) -> anyhow::Result<Config> {
+fn config(database_url: &SecretString, fake: &FakeFlexportal, admin_token: &str) -> anyhow::Result<Config> {
     let base_url = fake.base_url();
     let variables: Variables = [
         ("DATABASE_URL", database_url.expose_secret()),
@@ -133,6 +134,7 @@ fn config(database_url: &SecretString, fake: &FakeFlexportal) -> anyhow::Result<
         ("SHOPIFY_WEBHOOK_SECRET", deliveries::SECRET),
         ("WOOCOMMERCE_WEBHOOK_SECRET", deliveries::SECRET),
         ("GENERIC_WEBHOOK_SECRET", deliveries::SECRET),
+        ("ADMIN_TOKEN", admin_token),
     ]
     .into_iter()
     .collect();
@@ -233,7 +235,14 @@ async fn print_failures(outbox: &Outbox) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn keep(postgres: &FoundPostgres, database_url: &SecretString, name: &str, fake: &FakeFlexportal, addr: &str) {
+fn keep(
+    postgres: &FoundPostgres,
+    database_url: &SecretString,
+    name: &str,
+    fake: &FakeFlexportal,
+    addr: &str,
+    admin_token: &str,
+) {
     println!("\nEverything keeps running until Ctrl-C:");
     if postgres.is_throwaway() {
         println!("  psql '{}' -c 'select * from outbox_events'", database_url.expose_secret());
@@ -241,6 +250,8 @@ fn keep(postgres: &FoundPostgres, database_url: &SecretString, name: &str, fake:
         // Its password is not ours to show.
         println!("  the database {name} on the server of DATABASE_URL: select * from outbox_events");
     }
+    println!("  the console at http://{addr}/console, with the token {admin_token}");
+    println!("  curl -H 'Authorization: Bearer {admin_token}' http://{addr}/api/v1/status");
     println!("  curl {}_fake/requests", fake.base_url());
     println!(
         "  flexportal-sync send --kind shopify --secret {} --url http://{addr}/webhooks/shopify",

@@ -174,7 +174,9 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
-        failures.iter_mut().for_each(|failure| failure.what_to_do = in_words(&failure.what_to_do));
+        for failure in &mut failures {
+            failure.what_to_do = in_words(&failure.what_to_do);
+        }
         Ok(Page::of(failures, limit, |failure| (failure.failed_at, failure.event_id)))
     }
 
@@ -212,7 +214,9 @@ impl Outbox {
         )
         .fetch_optional(&self.pool)
         .await?;
-        failure.iter_mut().for_each(|failure| failure.what_to_do = in_words(&failure.what_to_do));
+        if let Some(failure) = &mut failure {
+            failure.what_to_do = in_words(&failure.what_to_do);
+        }
         Ok(failure)
     }
 

@@ -190,7 +190,7 @@ async fn what_is_wrong_with_a_request_is_a_problem_that_says_so() {
         ("POST", "/api/v1/failures/retry", json!({"events": [event], "source": "generic"}), 400, "filters go with"),
         ("POST", "/api/v1/failures/retry", json!({"events": vec![event; 1001]}), 400, "a thousand"),
         ("POST", "/api/v1/failures/retry", json!({"everything": true}), 422, "everything"),
-        ("POST", "/api/v1/failures/discard", json!({"all": true}), 422, "reason"),
+        ("POST", "/api/v1/failures/discard", json!({"all": true}), 400, "reason"),
         ("POST", "/api/v1/failures/discard", json!({"all": true, "reason": " "}), 400, "reason"),
         ("POST", "/api/v1/preview", json!({"eventId": event}), 404, "no change"),
         ("POST", "/api/v1/preview", json!({"eventId": event, "source": "generic"}), 400, "alone"),
