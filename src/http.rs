@@ -1,4 +1,4 @@
-//! HTTP in: webhooks and probes.
+//! HTTP in: webhooks, probes and metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,14 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::domain::{Clock, EventIds};
+use crate::metrics::Metrics;
 use crate::outbox::{Committer, Outbox};
 use crate::shops::Shop;
 
 mod health;
 mod intake;
 mod listen;
+mod metrics;
 mod problem;
 
 pub use listen::serve;
@@ -30,6 +32,8 @@ pub struct AppState {
     pub committer: Option<Committer>,
     /// For the readiness probe.
     pub outbox: Outbox,
+    /// What this process counts.
+    pub metrics: Metrics,
     /// Arrival times.
     pub clock: Clock,
     /// Ids of arrivals.
@@ -56,6 +60,7 @@ pub fn app(state: AppState, more: Router) -> Router {
         .route("/webhooks/{source}", post(intake::receive))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::show))
         .with_state(state)
         .merge(more)
         .method_not_allowed_fallback(wrong_method)

@@ -16,6 +16,7 @@ use crate::config::{Config, Source};
 use crate::domain::{Clock, Dice, EventIds, TargetName};
 use crate::http::{self, AppState};
 use crate::inspect::Previewer;
+use crate::metrics::Metrics;
 use crate::outbox::{Committer, Outbox, StoreError, Wake};
 use crate::shops::Shop;
 use crate::sync::Worker;
@@ -66,6 +67,7 @@ pub struct Service {
     /// The worker, if this process has one; tests drive it by hand.
     pub worker: Option<Worker>,
     wake: Wake,
+    metrics: Metrics,
     clock: Clock,
     max_body_bytes: usize,
     retention: Duration,
@@ -101,9 +103,10 @@ impl Service {
             .collect::<Result<_, _>>()
             .map_err(anyhow::Error::msg)?;
         let wake = Wake::default();
+        let metrics = Metrics::new(shops.iter().map(|shop| shop.source()), &config.targets);
         let worker = role
             .syncs()
-            .then(|| Worker::new(config, &shops, outbox.clone(), wake.clone(), &clock, dice))
+            .then(|| Worker::new(config, &shops, outbox.clone(), wake.clone(), &metrics, &clock, dice))
             .transpose()
             .map_err(anyhow::Error::msg)?;
         let admin = config.admin_token.as_ref().map(|token| {
@@ -118,6 +121,7 @@ impl Service {
             shops: shops.into(),
             worker,
             wake,
+            metrics,
             clock,
             max_body_bytes: config.max_body_bytes,
             retention: config.retention,
@@ -173,11 +177,13 @@ impl Service {
         let addr = listener.local_addr().context("the listener has no address")?;
         let shutdown = CancellationToken::new();
         let wake = self.wake.clone();
-        let committer = self.role.takes_webhooks().then(|| Committer::start(self.outbox.clone(), move || wake.wake()));
+        let (outbox, metrics) = (self.outbox.clone(), self.metrics.clone());
+        let committer = self.role.takes_webhooks().then(|| Committer::start(outbox, metrics, move || wake.wake()));
         let state = AppState {
             shops: self.shops.clone(),
             committer,
             outbox: self.outbox.clone(),
+            metrics: self.metrics.clone(),
             clock: self.clock.clone(),
             ids: Arc::new(EventIds::default()),
             max_body_bytes: self.max_body_bytes,

@@ -146,6 +146,13 @@ impl EventId {
         let milliseconds = u128::try_from(at.timestamp_millis()).unwrap_or(0) & 0xffff_ffff_ffff;
         Self(Uuid::from_u128(milliseconds << 80))
     }
+
+    /// When it arrived, to the millisecond.
+    #[must_use]
+    pub fn arrived_at(self) -> DateTime<Utc> {
+        let milliseconds = i64::try_from(self.0.as_u128() >> 80).unwrap_or(0);
+        DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for EventId {

@@ -4,6 +4,7 @@
 //! what is wrong with us is a 503 with `Retry-After`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -17,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{ANSWER_WITHIN, AppState, Problem, READ_WITHIN};
 use crate::domain::EventId;
+use crate::metrics::DeliveryResult;
 use crate::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
 use crate::shops::{Received, Rejection, Shop};
 
@@ -28,7 +30,7 @@ const DISCARDED_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Serialize)]
 struct Answer {
-    status: &'static str,
+    status: DeliveryResult,
     #[serde(rename = "eventId", skip_serializing_if = "Option::is_none")]
     event_id: Option<EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,10 +47,14 @@ pub(super) async fn receive(
     let Some(shop) = shop.cloned() else {
         return Problem::new(StatusCode::NOT_FOUND, "no such source is configured").response();
     };
-    match take(&state, &shop, &headers, body).await {
+    let began = Instant::now();
+    let taken = take(&state, &shop, &headers, body).await;
+    let result = taken.as_ref().map_or_else(|problem| refused_as(problem.status()), |answer| answer.status);
+    state.metrics.delivery_answered(&shop.source().name, result, began.elapsed());
+    match taken {
         Ok(answer) => {
             let event_id = answer.event_id.map(|id| id.to_string());
-            tracing::info!(source = %shop.source().name, result = answer.status, event.id = event_id, "delivery answered");
+            tracing::info!(source = %shop.source().name, result = result.as_str(), event.id = event_id, "delivery answered");
             Json(answer).into_response()
         }
         Err(problem) => {
@@ -60,6 +66,14 @@ pub(super) async fn receive(
             );
             problem.response()
         }
+    }
+}
+
+fn refused_as(status: StatusCode) -> DeliveryResult {
+    match status {
+        StatusCode::UNAUTHORIZED => DeliveryResult::RejectedSignature,
+        status if status.is_server_error() => DeliveryResult::Unavailable,
+        _ => DeliveryResult::Refused,
     }
 }
 
@@ -100,12 +114,14 @@ async fn store(
     body: &[u8],
 ) -> Result<Answer, Problem> {
     if shop.is_unsigned_ping(headers, body) {
-        return Ok(Answer { status: "ignored", event_id: None, reason: Some("set-up ping") });
+        return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some("set-up ping") });
     }
     let received_at = state.clock.now();
     let verified = shop.verify(headers, body, received_at)?;
     let delivery = match shop.receive(&verified)? {
-        Received::Ignored(reason) => return Ok(Answer { status: "ignored", event_id: None, reason: Some(reason) }),
+        Received::Ignored(reason) => {
+            return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some(reason) });
+        }
         Received::Delivery(delivery) => *delivery,
     };
     let event = NewEvent {
@@ -115,10 +131,11 @@ async fn store(
         received_at,
         delivery,
     };
-    Ok(match committer.commit(event).await? {
-        StoreOutcome::Stored(id) => Answer { status: "accepted", event_id: Some(id), reason: None },
-        StoreOutcome::Duplicate(id) => Answer { status: "duplicate", event_id: Some(id), reason: None },
-    })
+    let (status, id) = match committer.commit(event).await? {
+        StoreOutcome::Stored(id) => (DeliveryResult::Accepted, id),
+        StoreOutcome::Duplicate(id) => (DeliveryResult::Duplicate, id),
+    };
+    Ok(Answer { status, event_id: Some(id), reason: None })
 }
 
 /// Reads the body, within its own limit and that of all bodies together.

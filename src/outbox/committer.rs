@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{NewEvent, Outbox, StoreError, StoreOutcome, timely};
+use crate::metrics::Metrics;
 
 /// Deliveries in line at most.
 const MAX_WAITING: usize = 1024;
@@ -49,9 +50,9 @@ impl Committer {
     ///
     /// `committed` is called after each commit that stored something: the signal for a worker in this process.
     #[must_use]
-    pub fn start(outbox: Outbox, committed: impl Fn() + Send + 'static) -> Self {
+    pub fn start(outbox: Outbox, metrics: Metrics, committed: impl Fn() + Send + 'static) -> Self {
         let (line, waiting) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(commit_groups(outbox, waiting, committed));
+        tokio::spawn(commit_groups(outbox, metrics, waiting, committed));
         Self { line, room: Arc::new(tokio::sync::Semaphore::new(MAX_WAITING_BYTES as usize)) }
     }
 
@@ -76,21 +77,24 @@ impl Committer {
     }
 }
 
-async fn commit_groups(outbox: Outbox, mut line: mpsc::Receiver<Waiting>, committed: impl Fn()) {
+async fn commit_groups(outbox: Outbox, metrics: Metrics, mut line: mpsc::Receiver<Waiting>, committed: impl Fn()) {
     let mut group = Vec::with_capacity(MAX_GROUP);
     while line.recv_many(&mut group, MAX_GROUP).await > 0 {
-        if commit_group(&outbox, std::mem::take(&mut group)).await {
+        if commit_group(&outbox, &metrics, std::mem::take(&mut group)).await {
             committed();
         }
     }
 }
 
 /// Commits a group and answers everybody in it; tells whether anything was stored.
-async fn commit_group(outbox: &Outbox, group: Vec<Waiting>) -> bool {
+async fn commit_group(outbox: &Outbox, metrics: &Metrics, group: Vec<Waiting>) -> bool {
     let (events, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|waiting| (waiting.event, (waiting.answer, waiting.room))).unzip();
     let outcomes: Vec<_> = match timely(outbox.store(&events)).await {
-        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+        Ok(outcomes) => {
+            metrics.group_committed(outcomes.len());
+            outcomes.into_iter().map(Ok).collect()
+        }
         Err(StoreError::Refused(_)) if events.len() > 1 => {
             // One of them spoils the statement: each for itself, so that it is the only one to be refused.
             let mut outcomes = Vec::with_capacity(events.len());

@@ -13,6 +13,7 @@ use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
 use crate::domain::{EventId, TargetName};
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
+use crate::metrics::Metrics;
 use crate::outbox::{Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, StoreError, timely};
 
 /// While it waits for the budget, a claim is renewed this often.
@@ -27,6 +28,7 @@ pub(crate) struct TargetLine<A = Client> {
     pub(crate) api: A,
     pub(crate) budget: Option<Budget>,
     pub(crate) wishes: Wishes,
+    pub(crate) metrics: Metrics,
     pub(crate) mood: Mutex<Mood>,
 }
 
@@ -204,6 +206,7 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             duration_ms = u64::try_from(exchange.duration.as_millis()).unwrap_or(u64::MAX),
             "asked FlexPortal"
         );
+        self.target.metrics.request_made(&self.target.name, exchange.operation, &exchange.outcome, exchange.duration);
         if self.is_probe && decide::ends_pause(&exchange.outcome) {
             tracing::info!(target = %self.target.name, "FlexPortal answers again: the target is resumed");
             self.is_probe = false;

@@ -15,8 +15,9 @@ use super::settlement::failed_for;
 use super::translate::Wishes;
 use super::{Interrupted, Record, Rules, sync_customer};
 use crate::config::Config;
-use crate::domain::{Clock, Dice, EventStatus, TargetName};
+use crate::domain::{Clock, Dice, EventStatus};
 use crate::flexportal::{Api, Client};
+use crate::metrics::Metrics;
 use crate::outbox::{
     Budget, ClaimedCustomer, LEASE, Leave, Next, Outbox, Queue, Settled, Settlement, StoreError, Wake, timely,
 };
@@ -66,6 +67,7 @@ impl Worker {
         shops: &[Arc<Shop>],
         outbox: Outbox,
         wake: Wake,
+        metrics: &Metrics,
         clock: &Clock,
         dice: Dice,
     ) -> Result<Self, String> {
@@ -75,6 +77,7 @@ impl Worker {
                 api: Client::new(target, clock.clone())?,
                 budget: Budget::per_minute(target.rate_limit_per_minute),
                 wishes: Wishes { country_format: target.country_format, send_email: target.send_email },
+                metrics: metrics.clone(),
                 mood: Mutex::default(),
             }))
         });
@@ -286,9 +289,9 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
         match self.settle(&claimed, &settlement, claimed_at).await {
-            Ok(Settled::Done) => report(&claimed, &target.name, &settlement),
+            Ok(Settled::Done) => self.report(&claimed, target, &settlement),
             Ok(Settled::StillWaiting) => {
-                report(&claimed, &target.name, &settlement);
+                self.report(&claimed, target, &settlement);
                 // The loop looked for work while this customer was claimed, and may sleep now.
                 self.wake.wake();
             }
@@ -357,6 +360,42 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             }
         }
     }
+
+    /// Logs and counts what was written down.
+    fn report(&self, claimed: &ClaimedCustomer, target: &TargetLine<A>, settlement: &Settlement) {
+        let now = self.outbox.clock().now();
+        if settlement.attempts.iter().any(|attempt| attempt.attempt > 1) {
+            target.metrics.retried(&target.name);
+        }
+        for result in &settlement.results {
+            if result.is_final {
+                let age = (now - result.event.arrived_at()).to_std().unwrap_or_default();
+                target.metrics.event_settled(&claimed.source, &target.name, result.status, age);
+            }
+            if result.status == EventStatus::Failed {
+                tracing::error!(
+                    event.id = %result.event,
+                    source = %claimed.source,
+                    target = %target.name,
+                    attempts = result.attempts,
+                    http.status = result.http_status,
+                    error.code = result.error_code,
+                    "an event failed: see failed_syncs in the database"
+                );
+            } else {
+                tracing::info!(
+                    event.id = %result.event,
+                    source = %claimed.source,
+                    target = %target.name,
+                    status = %result.status,
+                    attempts = result.attempts,
+                    http.status = result.http_status,
+                    error.code = result.error_code,
+                    "event settled"
+                );
+            }
+        }
+    }
 }
 
 /// Customers claimed together.
@@ -371,31 +410,4 @@ struct Claims {
 
 fn lease_lost(claimed: &ClaimedCustomer) {
     tracing::warn!(source = %claimed.source, "another worker took a customer over: its word counts");
-}
-
-fn report(claimed: &ClaimedCustomer, target: &TargetName, settlement: &Settlement) {
-    for result in &settlement.results {
-        if result.status == EventStatus::Failed {
-            tracing::error!(
-                event.id = %result.event,
-                source = %claimed.source,
-                target = %target,
-                attempts = result.attempts,
-                http.status = result.http_status,
-                error.code = result.error_code,
-                "an event failed: see failed_syncs in the database"
-            );
-        } else {
-            tracing::info!(
-                event.id = %result.event,
-                source = %claimed.source,
-                target = %target,
-                status = %result.status,
-                attempts = result.attempts,
-                http.status = result.http_status,
-                error.code = result.error_code,
-                "event settled"
-            );
-        }
-    }
 }

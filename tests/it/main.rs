@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod intake;
 mod limiter;
+mod metrics;
 mod operate;
 mod outbox;
 mod payloads;

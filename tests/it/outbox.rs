@@ -1,6 +1,7 @@
 //! The store by itself.
 
 use flexportal_sync::domain::{DeliveryId, EventIds, ShopCustomerId, SourceName, TargetName};
+use flexportal_sync::metrics::Metrics;
 use flexportal_sync::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
 use flexportal_sync::shops::{Concerns, Delivery};
 
@@ -70,7 +71,7 @@ async fn a_group_is_stored_in_one_go_and_duplicates_point_to_the_first() {
 async fn one_delivery_that_postgres_refuses_does_not_take_its_group_with_it() {
     let app = App::start().await;
     let ids = EventIds::default();
-    let committer = Committer::start(app.outbox.clone(), || {});
+    let committer = Committer::start(app.outbox.clone(), Metrics::default(), || {});
     let good = [event(&ids, &app, "g1", "c", "{}"), event(&ids, &app, "g2", "c", "{}")];
     let bad = event(&ids, &app, "b", "c", r#"{"a": "\u0000"}"#);
     let (first, second, third) =
@@ -84,7 +85,7 @@ async fn one_delivery_that_postgres_refuses_does_not_take_its_group_with_it() {
 async fn when_the_line_is_full_the_next_delivery_is_turned_away_and_none_of_the_others() {
     let app = App::start().await;
     let ids = EventIds::default();
-    let committer = Committer::start(app.outbox.clone(), || {});
+    let committer = Committer::start(app.outbox.clone(), Metrics::default(), || {});
     // Nothing can be committed while somebody holds the table.
     let mut holding = app.db.pool.begin().await.expect("a transaction");
     sqlx::query("lock table deliveries in exclusive mode").execute(&mut *holding).await.expect("held");

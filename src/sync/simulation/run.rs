@@ -16,6 +16,7 @@ use super::reference::{self, Words};
 use super::{Chance, Steps};
 use crate::config::{CountryFormat, ShopKind, Source};
 use crate::domain::{Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, RetryPolicy, ShopCustomerId, TargetName};
+use crate::metrics::Metrics;
 use crate::outbox::in_memory::{Event, InMemory};
 use crate::outbox::{Budget, NewEvent, StoreOutcome, Wake};
 use crate::shops::{Concerns, Delivery, Shop};
@@ -120,6 +121,7 @@ impl Simulation {
             },
             budget: Budget::per_minute(self.setting.limit),
             wishes: Wishes { country_format: CountryFormat::Name, send_email: false },
+            metrics: Metrics::default(),
             mood: Mutex::default(),
         };
         let worker =
