@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, ConfigError, Needs};
 use crate::outbox::StoreError;
-use crate::telemetry;
+use crate::telemetry::{self, Traces};
 
 mod check;
 mod customers;
@@ -149,11 +149,15 @@ fn mend_database(error: &StoreError) -> &'static str {
 /// Reads the configuration and starts logging as it says.
 fn configure(file: Option<&std::path::Path>, needs: Needs) -> anyhow::Result<Config> {
     let config = Config::load(file, needs)?;
-    telemetry::start(config.log_format, config.log_filter.as_deref());
+    start_telemetry(&config, None);
+    Ok(config)
+}
+
+fn start_telemetry(config: &Config, traces: Option<&Traces>) {
+    telemetry::start(config.log_format, config.log_filter.as_deref(), traces);
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
-    Ok(config)
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once.

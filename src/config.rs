@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
+use url::Url;
 
 use crate::domain::RetryPolicy;
 
@@ -86,6 +87,8 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// `RUST_LOG`; unset: `info`.
     pub log_filter: Option<String>,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector of traces.
+    pub otlp_endpoint: Option<Url>,
     /// What is allowed but should be known, for the log at the start. Never holds secrets.
     pub notices: Vec<String>,
 }
@@ -172,6 +175,7 @@ fn assemble(
         max_body_bytes: layers.value("MAX_BODY_BYTES", found, |text| check::number(text, &(1024..=16 * 1024 * 1024))),
         log_format: layers.optional("LOG_FORMAT", found, check::word),
         log_filter: layers.optional("RUST_LOG", found, check::log_filter),
+        otlp_endpoint: layers.optional("OTEL_EXPORTER_OTLP_ENDPOINT", found, check::collector_url),
         sources,
         targets: Vec::new(),
         notices: Vec::new(),

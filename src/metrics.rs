@@ -300,7 +300,8 @@ pub fn text_of(registry: &Registry) -> String {
     text
 }
 
-fn outcome_of<T>(outcome: &Result<T, FlexportalError>) -> &'static str {
+/// What came of a request, in a word.
+pub(crate) fn outcome_of<T>(outcome: &Result<T, FlexportalError>) -> &'static str {
     use FlexportalError as E;
     match outcome {
         Ok(_) => "ok",

@@ -124,6 +124,7 @@ pub(crate) async fn sync_customer(
         let folded = fold::fold(&read, &acknowledged);
         let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
         let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
+        requests.trace(head, &known.waiting);
         let tried = known.waiting.iter().find(|event| event.id == head);
         let (attempts, forgiven) = tried.map_or((0, 0), |event| (event.attempts, event.forgiven_attempts));
         let mut steps = Steps {
@@ -395,6 +396,7 @@ mod tests {
             received_at: DateTime::UNIX_EPOCH,
             attempts: 0,
             forgiven_attempts: 0,
+            traceparent: None,
         };
         let (read, unreadable) = read_all(&[event(1), event(2), event(3)], |event| {
             assert_ne!(event.payload, "2", "poison");

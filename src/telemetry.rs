@@ -1,28 +1,37 @@
-//! Logs, on standard error: lines for people on a terminal, JSON elsewhere. Never bodies, names, e-mail
-//! addresses or secrets.
+//! Logs, on standard error: lines for people on a terminal, JSON elsewhere. And [`Traces`], if they are asked for.
+//!
+//! Neither ever holds bodies, names, e-mail addresses, customer ids or secrets.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::LogFormat;
 
-/// Starts logging for the process; a second call does nothing. `filter` is `RUST_LOG`, checked.
-pub fn start(format: Option<LogFormat>, filter: Option<&str>) {
+mod traces;
+
+pub use traces::{Traces, continue_trace, link_trace, traceparent};
+
+/// Starts logging for the process, and tracing where there is somewhere to; a second call does nothing. `filter` is
+/// `RUST_LOG`, checked.
+pub fn start(format: Option<LogFormat>, filter: Option<&str>, traces: Option<&Traces>) {
     let is_terminal = std::io::stderr().is_terminal();
-    let filter = filter.and_then(|filter| EnvFilter::try_new(filter).ok());
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .with_ansi(is_terminal);
+    let filter = filter.and_then(|filter| EnvFilter::try_new(filter).ok()).unwrap_or_else(|| EnvFilter::new("info"));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
+    let logs = match format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json }) {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+    };
+    // Log lines say all they have to say themselves; and spans that nobody takes cost nothing.
+    let logs = logs.with_filter(filter.and(filter_fn(|metadata| !metadata.is_span())));
     // The default hook would write the panic's message as plain text, and a message may quote what it was about.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "a panic: please report it");
     }));
     // Fails only if a subscriber is there already.
-    let _ = match format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json }) {
-        LogFormat::Text => logs.with_target(false).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).with_target(false).try_init(),
-    };
+    let _ = tracing_subscriber::registry().with(logs).with(traces.map(Traces::layer)).try_init();
 }

@@ -44,7 +44,7 @@ impl Demo {
         // Not `.env`: the demo is to work beside a half-finished configuration, and to stay away from it.
         let variables = Variables::without_dot_env();
         // The failures shown at the end would be logged as well.
-        telemetry::start(None, Some(variables.text("RUST_LOG").unwrap_or("off")));
+        telemetry::start(None, Some(variables.text("RUST_LOG").unwrap_or("off")), None);
         let given = variables.text("DATABASE_URL").map(SecretString::from);
         println!("looking for a Postgres …");
         let mut leave = std::pin::pin!(asked_to_leave());

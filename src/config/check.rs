@@ -107,15 +107,25 @@ pub(super) fn database_url(text: &str) -> Result<SecretString, String> {
         .into())
 }
 
-/// Where an API answers; without a slash at its end, except for the root. Not quoted: it may hold a password.
+/// Where FlexPortal's API answers.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
-    let example = "write one such as https://api-eu.flexportal.io";
+    http_url(text, "https://api-eu.flexportal.io", "the API key is set on its own")
+}
+
+/// Where a collector takes traces.
+pub(super) fn collector_url(text: &str) -> Result<Url, String> {
+    http_url(text, "http://127.0.0.1:4318", "headers are set by OTEL_EXPORTER_OTLP_HEADERS")
+}
+
+/// An address to ask; without a slash at its end, except for the root. Not quoted: it may hold a password.
+fn http_url(text: &str, example: &str, instead_of_a_password: &str) -> Result<Url, String> {
+    let example = format!("write one such as {example}");
     let mut url = Url::parse(text.trim()).map_err(|_| format!("is not an address: {example}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(format!("must begin with https:// or http:// and name a host: {example}"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user or password: the API key is set on its own".into());
+        return Err(format!("must not hold a user or password: {instead_of_a_password}"));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("must not hold a query (?…) or fragment (#…)".into());

@@ -51,6 +51,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("MAX_BODY_BYTES", Some("1048576"), "larger bodies get 413"),
     setting("LOG_FORMAT", None, "`text` or `json`; unset: text on a terminal, else json"),
     setting("RUST_LOG", Some("info"), "which log lines, on stderr"),
+    setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, "where traces go; unset: nothing is traced"),
 ];
 
 /// The setting of that name, in upper case.

@@ -15,12 +15,15 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::{ANSWER_WITHIN, AppState, Problem, READ_WITHIN};
 use crate::domain::EventId;
 use crate::metrics::DeliveryResult;
 use crate::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
 use crate::shops::{Received, Rejection, Shop};
+use crate::telemetry;
 
 /// Seconds after which a shop may try again when the database is away or the line is full.
 const RETRY_AFTER_SECONDS: u16 = 5;
@@ -48,12 +51,23 @@ pub(super) async fn receive(
         return Problem::new(StatusCode::NOT_FOUND, "no such source is configured").response();
     };
     let began = Instant::now();
-    let taken = take(&state, &shop, &headers, body).await;
+    // A trace of its own: whoever posts has no say in where it belongs.
+    let span = tracing::info_span!(
+        parent: None,
+        "intake.receive",
+        otel.kind = "server",
+        source = %shop.source().name,
+        result = Empty,
+        event.id = Empty,
+    );
+    let taken = take(&state, &shop, &headers, body).instrument(span.clone()).await;
     let result = taken.as_ref().map_or_else(|problem| refused_as(problem.status()), |answer| answer.status);
+    span.record("result", result.as_str());
     state.metrics.delivery_answered(&shop.source().name, result, began.elapsed());
     match taken {
         Ok(answer) => {
             let event_id = answer.event_id.map(|id| id.to_string());
+            span.record("event.id", event_id.as_deref());
             tracing::info!(source = %shop.source().name, result = result.as_str(), event.id = event_id, "delivery answered");
             Json(answer).into_response()
         }
@@ -130,8 +144,10 @@ async fn store(
         target: shop.source().target.clone(),
         received_at,
         delivery,
+        traceparent: telemetry::traceparent(),
     };
-    let (status, id) = match committer.commit(event).await? {
+    let committing = committer.commit(event).instrument(tracing::info_span!("outbox.commit"));
+    let (status, id) = match committing.await? {
         StoreOutcome::Stored(id) => (DeliveryResult::Accepted, id),
         StoreOutcome::Duplicate(id) => (DeliveryResult::Duplicate, id),
     };

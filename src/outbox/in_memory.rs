@@ -115,6 +115,7 @@ impl Event {
             received_at: self.stored.received_at,
             attempts: self.state.as_ref().map_or(0, |state| state.attempts),
             forgiven_attempts: self.state.as_ref().map_or(0, |state| state.forgiven_attempts),
+            traceparent: self.stored.traceparent.clone(),
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct WaitingEvent {
     pub attempts: u32,
     /// Those of them before a person set it back.
     pub forgiven_attempts: u32,
+    /// Its place in a trace, as W3C `traceparent`; none where nothing was traced.
+    pub traceparent: Option<String>,
 }
 
 /// What is known of a customer in FlexPortal.
@@ -101,6 +103,7 @@ impl Outbox {
                     d.payload::text as payload,
                     d.occurred_at,
                     d.received_at,
+                    d.traceparent,
                     count(*) over () as waiting,
                     row_number() over in_order as position,
                     sum(octet_length(d.payload::text)) over in_order as bytes_through
@@ -116,6 +119,7 @@ impl Outbox {
                 received_at,
                 attempts as "attempts!",
                 forgiven_attempts as "forgiven_attempts!",
+                traceparent,
                 waiting as "waiting!"
             from measured
             where position <= $3::bigint
@@ -140,6 +144,7 @@ impl Outbox {
                 received_at: row.received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
+                traceparent: row.traceparent,
             })
             .collect();
         Ok((waiting, has_more))
@@ -213,7 +218,8 @@ impl Outbox {
                 d.occurred_at,
                 d.received_at,
                 s.attempts,
-                s.forgiven_attempts
+                s.forgiven_attempts,
+                d.traceparent
             from event_states s
             join deliveries d on d.id = s.event_id
             where s.source = $1
@@ -239,6 +245,7 @@ impl Outbox {
                 received_at: row.received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
+                traceparent: row.traceparent,
             })
             .collect())
     }
@@ -280,6 +287,7 @@ impl Outbox {
                 received_at: row.received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
+                traceparent: None, // what is looked at is not traced
             };
             (row.source, row.customer, stored)
         }))

@@ -21,6 +21,8 @@ pub struct NewEvent {
     pub received_at: DateTime<Utc>,
     /// What the shop sent.
     pub delivery: Delivery,
+    /// Its place in a trace, as W3C `traceparent`; none where nothing is traced.
+    pub traceparent: Option<String>,
 }
 
 /// What became of one delivery.
@@ -62,20 +64,21 @@ impl Outbox {
                 select *
                 from unnest(
                     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                    $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::text[]
+                    $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::text[], $14::text[]
                 ) as event (
                     id, source, target, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, warnings, payload
+                    occurred_at, received_at, warnings, payload, traceparent
                 )
             ),
             stored as (
                 insert into deliveries (
                     id, source, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, intake_warnings, payload
+                    occurred_at, received_at, intake_warnings, payload, traceparent
                 )
                 select
                     id, source, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, array(select jsonb_array_elements_text(warnings)), payload::jsonb
+                    occurred_at, received_at, array(select jsonb_array_elements_text(warnings)), payload::jsonb,
+                    traceparent
                 from incoming
                 on conflict (source, delivery_id) do nothing
                 returning id, source, shop_customer_id, concerns
@@ -121,6 +124,7 @@ impl Outbox {
             &warnings,
             &column(|event| &event.delivery.payload),
             self.clock.for_postgres(),
+            &optional(|event| event.traceparent.as_deref()) as _,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -191,5 +191,6 @@ pub fn not_stored(
         received_at: now,
         attempts: 0,
         forgiven_attempts: 0,
+        traceparent: None,
     }
 }

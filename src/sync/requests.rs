@@ -7,14 +7,20 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::breaker::Breaker;
 use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
 use crate::domain::{EventId, TargetName};
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
-use crate::metrics::Metrics;
-use crate::outbox::{Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, StoreError, timely};
+use crate::metrics::{Metrics, outcome_of};
+use crate::outbox::{
+    Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, Settlement, StoreError, WaitingEvent,
+    timely,
+};
+use crate::telemetry;
 
 /// While it waits for the budget, a claim is renewed this often.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -67,6 +73,9 @@ pub(crate) struct Requests<'a, Q, A> {
     renewed_at: Instant,
     leaving: Leaving,
     has_begun: bool,
+    /// Of the whole sync, once it is known what it is about.
+    span: Span,
+    head: Option<EventId>,
 }
 
 impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
@@ -81,7 +90,51 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     ) -> Self {
         let is_probe = leave.0.is_probe;
         let leave = Some(leave);
-        Self { outbox, target, claimed, leave, is_probe, renewed_at: claimed_at, leaving, has_begun: false }
+        Self {
+            outbox,
+            target,
+            claimed,
+            leave,
+            is_probe,
+            renewed_at: claimed_at,
+            leaving,
+            has_begun: false,
+            span: Span::none(),
+            head: None,
+        }
+    }
+
+    /// What follows belongs to the trace of the newest change, and is linked to those that go out with it.
+    pub(super) fn trace(&mut self, head: EventId, waiting: &[WaitingEvent]) {
+        if self.head.replace(head) == Some(head) {
+            return;
+        }
+        self.span = tracing::info_span!(
+            parent: None,
+            "sync.customer",
+            source = %self.claimed.source,
+            target = %self.target.name,
+            event.id = %head,
+            events = waiting.len(),
+            status = Empty,
+        );
+        if self.span.is_disabled() {
+            return;
+        }
+        for (event, traceparent) in waiting.iter().filter_map(|event| Some((event.id, event.traceparent.as_ref()?))) {
+            if event == head {
+                telemetry::continue_trace(&self.span, traceparent);
+            } else {
+                telemetry::link_trace(&self.span, traceparent);
+            }
+        }
+    }
+
+    /// Notes in the trace what became of the newest change.
+    pub(super) fn trace_end(&self, settlement: &Settlement) {
+        if let Some(result) = settlement.results.iter().find(|result| self.head == Some(result.event)) {
+            self.span.record("status", result.status.as_str());
+        }
     }
 
     /// Leave that was not used, to be given back.
@@ -117,8 +170,16 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         inactive: bool,
     ) -> Result<Exchange<Vec<Found>>, Interrupted> {
         self.permission().await?;
-        let exchange = self.target.api.find_by_email(email, inactive).await;
-        Ok(self.after(exchange).await)
+        let span = tracing::info_span!(
+            parent: &self.span,
+            "flexportal.find_by_email",
+            otel.kind = "client",
+            http.response.status_code = Empty,
+            outcome = Empty,
+            otel.status_code = Empty,
+        );
+        let exchange = self.target.api.find_by_email(email, inactive).instrument(span.clone()).await;
+        Ok(self.after(exchange, &span).await)
     }
 
     /// Tells FlexPortal the change; `head` is the newest event in it.
@@ -131,8 +192,16 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         // Strings and structs of strings always serialise.
         let body = serde_json::to_string(update).unwrap_or_default();
         let key = idempotency_key(head, &body);
-        let exchange = self.target.api.update_customer(update, body, &key).await;
-        Ok(self.after(exchange).await)
+        let span = tracing::info_span!(
+            parent: &self.span,
+            "flexportal.update_customer",
+            otel.kind = "client",
+            http.response.status_code = Empty,
+            outcome = Empty,
+            otel.status_code = Empty,
+        );
+        let exchange = self.target.api.update_customer(update, body, &key).instrument(span.clone()).await;
+        Ok(self.after(exchange, &span).await)
     }
 
     /// Waits for the budget, and makes sure that the claim outlasts the longest request: when the request is begun, both
@@ -197,7 +266,10 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         Ok(())
     }
 
-    async fn after<T>(&mut self, exchange: Exchange<T>) -> Exchange<T> {
+    async fn after<T>(&mut self, exchange: Exchange<T>, span: &Span) -> Exchange<T> {
+        span.record("http.response.status_code", exchange.http_status);
+        span.record("outcome", outcome_of(&exchange.outcome));
+        span.record("otel.status_code", exchange.outcome.is_err().then_some("ERROR"));
         tracing::debug!(
             source = %self.claimed.source,
             target = %self.target.name,

@@ -288,6 +288,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             }
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
+        requests.trace_end(&settlement);
         match self.settle(&claimed, &settlement, claimed_at).await {
             Ok(Settled::Done) => self.report(&claimed, target, &settlement),
             Ok(Settled::StillWaiting) => {

@@ -15,4 +15,5 @@ mod operate;
 mod outbox;
 mod payloads;
 mod support;
+mod traces;
 mod worker;

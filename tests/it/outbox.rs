@@ -24,6 +24,7 @@ fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &st
             payload: payload.into(),
             warnings: vec!["one".into(), "two".into()],
         },
+        traceparent: None,
     }
 }
 

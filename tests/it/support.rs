@@ -4,12 +4,14 @@ use std::time::Duration;
 
 mod app;
 mod cluster;
+mod collector;
 mod database;
 mod process;
 pub mod shop;
 
 pub use app::{Answer, App};
 pub use cluster::{Cluster, Outage};
+pub use collector::Collector;
 pub use database::{Database, Hold, database, wait_until};
 pub use process::{Intake, Process, assert_turned_away};
 

@@ -124,6 +124,7 @@ impl Pair {
                 payload: format!(r#"{{"n": {}}}"#, self.deliveries),
                 warnings: vec![],
             },
+            traceparent: (self.chance(2) == 0).then(|| format!("00-{0:032x}-{0:016x}-01", self.deliveries)),
         };
         let stored = self.real.store(std::slice::from_ref(&event)).await.expect("stored")[0];
         assert_eq!(stored, self.model.store(&event));
@@ -386,8 +387,11 @@ fn about(look: &Look) -> (bool, bool, bool) {
     (look.is_due, look.has_hold, look.held_for.is_some())
 }
 
-fn events(events: &[WaitingEvent]) -> Vec<(EventId, u32, u32, DateTime<Utc>)> {
-    events.iter().map(|event| (event.id, event.attempts, event.forgiven_attempts, event.occurred_at)).collect()
+fn events(events: &[WaitingEvent]) -> Vec<impl PartialEq + std::fmt::Debug> {
+    let told = events.iter().map(|event| {
+        (event.id, event.attempts, event.forgiven_attempts, event.occurred_at, event.traceparent.as_deref())
+    });
+    told.collect()
 }
 
 fn linked(link: Option<&Link>) -> Option<(FlexportalCustomerId, Acknowledged)> {

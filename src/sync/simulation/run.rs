@@ -266,7 +266,8 @@ impl Simulation {
             warnings: vec![],
         };
         let source = self.shop.source().name.clone();
-        let event = NewEvent { id, source, target: self.target.clone(), received_at: now, delivery };
+        let target = self.target.clone();
+        let event = NewEvent { id, source, target, received_at: now, delivery, traceparent: None };
         if self.chance.of(self.setting.loses_events) {
             return;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flexportal_sync::config::SETTINGS;
 use flexportal_sync::domain::Clock;
 use flexportal_sync::fake_flexportal::FakeFlexportal;
+use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -98,8 +99,22 @@ impl Process {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        let url = format!("http://{}{path}", self.intake.addr);
-        answer(self.intake.client.get(url)).await.expect("an answer")
+        answer(self.intake.client.get(self.url(path))).await.expect("an answer")
+    }
+
+    /// Sends exactly these bytes.
+    pub async fn post(&self, source: &str, headers: HeaderMap, body: impl Into<reqwest::Body>) -> Answer {
+        let url = self.url(&format!("/webhooks/{source}"));
+        answer(self.intake.client.post(url).headers(headers).body(body)).await.expect("an answer")
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.intake.addr)
+    }
+
+    /// The lines of its log so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.log.borrow().clone()
     }
 
     /// Waits until its log has a line with this message.
