@@ -21,6 +21,7 @@ mod metrics;
 mod problem;
 
 pub use listen::serve;
+pub use metrics::Standing;
 pub use problem::Problem;
 
 /// What the handlers need.
@@ -34,6 +35,8 @@ pub struct AppState {
     pub outbox: Outbox,
     /// What this process counts.
     pub metrics: Metrics,
+    /// How the whole stands.
+    pub standing: Standing,
     /// Arrival times.
     pub clock: Clock,
     /// Ids of arrivals.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState};
 use crate::config::{Config, Source};
 use crate::domain::{Clock, Dice, EventIds, TargetName};
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Standing};
 use crate::inspect::Previewer;
 use crate::metrics::Metrics;
 use crate::outbox::{Committer, Outbox, StoreError, Wake};
@@ -184,6 +184,7 @@ impl Service {
             committer,
             outbox: self.outbox.clone(),
             metrics: self.metrics.clone(),
+            standing: Standing::default(),
             clock: self.clock.clone(),
             ids: Arc::new(EventIds::default()),
             max_body_bytes: self.max_body_bytes,

@@ -1,12 +1,63 @@
-//! `GET /metrics` for Prometheus: what this process counts, and how the whole service stands.
+//! `GET /metrics` for Prometheus: what this process counts, and how the whole service stands by its database.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
 
 use super::AppState;
 use crate::metrics;
+use crate::outbox::{FailureGroup, Outbox, Status, StoreError};
+
+mod standing;
+
+/// A scrape must not hang with the database.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// However often it is scraped, the database is asked no more often than this.
+const FRESH_FOR: Duration = Duration::from_secs(5);
+/// Causes of failure that are told apart; the rest counts as `other`.
+const MAX_CAUSES: i64 = 50;
 
 pub(super) async fn show(State(state): State<AppState>) -> Response {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], state.metrics.text()).into_response()
+    let text = state.metrics.text() + &state.standing.text(&state.outbox).await;
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+/// How the whole service stands, as it was found last; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Standing(Arc<Mutex<Option<Found>>>);
+
+#[derive(Debug)]
+struct Found {
+    at: DateTime<Utc>,
+    text: String,
+}
+
+impl Standing {
+    /// In Prometheus' text format. Who comes while somebody asks waits for that answer.
+    async fn text(&self, outbox: &Outbox) -> String {
+        let mut last = self.0.lock().await;
+        let now = outbox.clock().now();
+        if let Some(found) = &*last
+            && (now - found.at).to_std().is_ok_and(|age| age < FRESH_FOR)
+        {
+            return found.text.clone();
+        }
+        let asked = tokio::time::timeout(ASK_WITHIN, ask(outbox)).await;
+        let answer = asked.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)));
+        if let Err(error) = &answer {
+            tracing::debug!(error = %error, "metrics are shown without what the database knows");
+        }
+        let text = standing::text(answer.ok().as_ref());
+        *last = Some(Found { at: now, text: text.clone() });
+        text
+    }
+}
+
+async fn ask(outbox: &Outbox) -> Result<(Status, Vec<FailureGroup>), StoreError> {
+    Ok((outbox.status().await?, outbox.failure_groups(None, MAX_CAUSES).await?))
 }

@@ -64,7 +64,8 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
-    const ALL: [Self; 3] = [Self::RateLimited, Self::Refused, Self::Failing];
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::RateLimited, Self::Refused, Self::Failing];
 
     /// The word as stored and shown.
     #[must_use]

@@ -9,7 +9,7 @@ mod database;
 mod process;
 pub mod shop;
 
-pub use app::{Answer, App};
+pub use app::{Answer, App, start_of_time};
 pub use cluster::{Cluster, Outage};
 pub use collector::Collector;
 pub use database::{Database, Hold, database, wait_until};

@@ -69,6 +69,8 @@ pub struct BacklogStatus {
     pub oldest_received_at: Option<DateTime<Utc>>,
     /// For how long it has waited, in seconds.
     pub oldest_wait_seconds: Option<f64>,
+    /// For how long the customer that is first in line could have gone out, in seconds; null if there is none.
+    pub overdue_seconds: Option<f64>,
     /// How long what is due takes at the quota, pauses included, in seconds; null without a quota.
     pub clears_in_seconds: Option<f64>,
 }
@@ -191,14 +193,20 @@ impl Outbox {
                 waiting.customers as "customers!",
                 waiting.due as "due!",
                 waiting.in_flight as "in_flight!",
-                waiting.oldest_received_at
+                waiting.oldest_received_at,
+                waiting.first_due_at
             from targets t
             cross join lateral (
                 select
                     count(*) as customers,
                     count(*) filter (where w.due_at <= $1 and coalesce(w.rests_until <= $1, true)) as due,
                     count(*) filter (where w.lease_expires_at > $1) as in_flight,
-                    min(event_arrived_at(w.first_event_id)) filter (where w.due_at <= $1) as oldest_received_at
+                    min(event_arrived_at(w.first_event_id)) filter (where w.due_at <= $1) as oldest_received_at,
+                    min(w.due_at) filter (
+                        where w.due_at <= $1
+                          and coalesce(w.rests_until <= $1, true)
+                          and coalesce(w.lease_expires_at <= $1, true)
+                    ) as first_due_at
                 from waiting_customers w
                 where w.target = t.name
             ) as waiting
@@ -236,6 +244,7 @@ impl Outbox {
                     in_flight: row.in_flight,
                     oldest_received_at: row.oldest_received_at,
                     oldest_wait_seconds: row.oldest_received_at.map(|at| seconds_between(at, now)),
+                    overdue_seconds: row.first_due_at.map(|at| seconds_between(at, now)),
                     clears_in_seconds: limit.map(|limit| takes_seconds(row.due, limit) + held_for.as_secs_f64()),
                 },
                 hold: hold.map(|(reason, until)| HoldStatus {
@@ -366,6 +375,7 @@ fn all_backlogs(targets: &[TargetStatus]) -> BacklogStatus {
         in_flight: all.in_flight + one.in_flight,
         oldest_received_at: all.oldest_received_at.into_iter().chain(one.oldest_received_at).min(),
         oldest_wait_seconds: all.oldest_wait_seconds.into_iter().chain(one.oldest_wait_seconds).reduce(f64::max),
+        overdue_seconds: all.overdue_seconds.into_iter().chain(one.overdue_seconds).reduce(f64::max),
         clears_in_seconds: all.clears_in_seconds.into_iter().chain(one.clears_in_seconds).reduce(f64::max),
     })
 }
