@@ -45,6 +45,9 @@ async fn a_talkative_source_that_stops_is_silent_within_hours() {
     assert!(!is_silent(&app).await, "ten are missing: that can be chance");
     app.advance(HOUR * 2);
     assert!(is_silent(&app).await);
+    let metrics = app.get("/metrics").await.body;
+    let gauge = r#"flexportal_sync_source_silent{source="generic"} 1.0"#;
+    assert!(metrics.as_str().is_some_and(|text| text.contains(gauge)), "{metrics}");
     // What arrives ends it at once, before it is counted.
     app.deliver(generic("c", 0, &json!({"phone": "1"}))).await;
     assert!(!is_silent(&app).await);
