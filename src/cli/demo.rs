@@ -245,7 +245,9 @@ fn keep(
 ) {
     println!("\nEverything keeps running until Ctrl-C:");
     if postgres.is_throwaway() {
-        println!("  psql '{}' -c 'select * from outbox_events'", database_url.expose_secret());
+        let url = database_url.expose_secret();
+        println!("  psql '{url}' -c 'select * from outbox_events'");
+        println!("  DATABASE_URL='{url}' flexportal-sync status");
     } else {
         // Its password is not ours to show.
         println!("  the database {name} on the server of DATABASE_URL: select * from outbox_events");

@@ -135,8 +135,7 @@ fn print(event: &ExplainedEvent) {
     let ExplainedEvent { detail, explanation } = event;
     let summary = &detail.summary;
     println!("{} {}: {}", summary.event_id, summary.status, plain(explanation));
-    let mut facts = table(&["", "value"]);
-    for (name, value) in [
+    let facts = show::facts([
         ("source", summary.source.to_string()),
         ("topic", plain(&summary.topic)),
         ("delivery id", plain(&summary.delivery_id)),
@@ -152,11 +151,7 @@ fn print(event: &ExplainedEvent) {
         ("error", plain_or_none(summary.error.as_deref())),
         ("warnings", plain(&summary.warnings.join("; "))),
         ("what to do", plain_or_none(detail.what_to_do.as_deref())),
-    ] {
-        if !value.is_empty() {
-            facts.add_row([name.to_owned(), value]);
-        }
-    }
+    ]);
     println!("{facts}");
     show::part("payload", &show::indented(detail.payload.0.get()));
     if detail.requests_under != summary.event_id && !detail.requests.is_empty() {

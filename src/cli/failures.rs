@@ -224,8 +224,7 @@ async fn show_one(outbox: &Outbox, event: EventId, json: bool) -> anyhow::Result
         show::json(&failure)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = table(&["", "value"]);
-    for (name, value) in [
+    let facts = show::facts([
         ("event", failure.event_id.to_string()),
         ("source", failure.source.to_string()),
         ("topic", plain(&failure.topic)),
@@ -244,10 +243,8 @@ async fn show_one(outbox: &Outbox, event: EventId, json: bool) -> anyhow::Result
         ("request", failure.request_body.as_ref().map(|body| show::indented(body.0.get())).unwrap_or_default()),
         ("answer", failure.response_body.as_deref().map(show::indented).unwrap_or_default()),
         ("what to do", plain(&failure.what_to_do)),
-    ] {
-        table.add_row([name.to_owned(), value]);
-    }
-    println!("{table}");
+    ]);
+    println!("{facts}");
     Ok(ExitCode::SUCCESS)
 }
 

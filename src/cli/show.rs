@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -32,11 +32,35 @@ pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbo
 
 /// A table as wide as the terminal.
 pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = lines();
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
+    table.set_header(header);
+    for (n, name) in header.iter().enumerate() {
+        // An id is there to be copied, and is of no use in pieces.
+        if let Some(column) = table.column_mut(n).filter(|_| EVENT_COLUMNS.contains(name)) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    table
+}
+
+/// Headers of columns that hold event ids.
+const EVENT_COLUMNS: [&str; 2] = ["event", "for example"];
+
+/// What is known of one thing, a line each; what is not known is left out.
+pub(super) fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> Table {
+    let mut table = lines();
+    for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([name.to_owned(), value]);
+    }
+    table
+}
+
+fn lines() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     let terminal = console::Term::stdout();
     table.set_width(if terminal.is_term() { terminal.size().1 } else { NO_TERMINAL });
-    table.set_header(header);
     table
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::asked_to_leave;
 use super::failures::table_of_groups;
-use super::show::{self, span, table, time, time_or_none};
+use super::show::{self, counted, span, table, time, time_or_none};
 use crate::outbox::{BacklogStatus, Outbox, Status as State};
 
 /// `status`
@@ -141,7 +141,9 @@ fn verdict(status: &State) -> String {
         wrong.push(format!("{silent} of {} sources silent", status.sources.len()));
     }
     if status.failures.events > 0 {
-        wrong.push(format!("{} failed events of {} customers", status.failures.events, status.failures.customers));
+        let number = |count: i64, word| counted(u64::try_from(count).unwrap_or(0), word);
+        let (events, customers) = (status.failures.events, status.failures.customers);
+        wrong.push(format!("{} of {}", number(events, "failed event"), number(customers, "customer")));
     }
     match (wrong.is_empty(), status.backlog.due) {
         (true, 0) => "in sync".to_owned(),

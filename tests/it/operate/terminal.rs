@@ -244,8 +244,7 @@ async fn the_status_says_on_one_screen_how_it_is() {
         "30 s at the quota and 30 s of pause: {status:?}"
     );
     let screen = shown(&app, &["status"]).await;
-    for part in
-        ["1 of 1 targets paused", "1 failed events of 1 customers", "`phone` refused", "refused, until", "60/min"]
+    for part in ["1 of 1 targets paused", "1 failed event of 1 customer", "`phone` refused", "refused, until", "60/min"]
     {
         assert!(screen.contains(part), "{part}: {screen}");
     }
