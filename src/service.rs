@@ -52,6 +52,8 @@ impl Role {
 const CONNECTIONS: u32 = 10;
 /// Those of the admin API, beside: however people ask, the live work has its own.
 const ADMIN_CONNECTIONS: u32 = 3;
+/// The same for scrapes of metrics.
+const SCRAPE_CONNECTIONS: u32 = 1;
 /// Answers that are under way at SIGTERM get this long; the worker has its own limit.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Orchestrators kill after 30 s.
@@ -68,6 +70,7 @@ pub struct Service {
     pub worker: Option<Worker>,
     wake: Wake,
     metrics: Metrics,
+    standing: Standing,
     clock: Clock,
     max_body_bytes: usize,
     retention: Duration,
@@ -103,6 +106,7 @@ impl Service {
             .collect::<Result<_, _>>()
             .map_err(anyhow::Error::msg)?;
         let wake = Wake::default();
+        let scraped = Outbox::new(database_url, SCRAPE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
         let metrics = Metrics::new(shops.iter().map(|shop| shop.source()), &config.targets);
         let worker = role
             .syncs()
@@ -122,6 +126,7 @@ impl Service {
             worker,
             wake,
             metrics,
+            standing: Standing::new(scraped),
             clock,
             max_body_bytes: config.max_body_bytes,
             retention: config.retention,
@@ -184,7 +189,7 @@ impl Service {
             committer,
             outbox: self.outbox.clone(),
             metrics: self.metrics.clone(),
-            standing: Standing::default(),
+            standing: self.standing.clone(),
             clock: self.clock.clone(),
             ids: Arc::new(EventIds::default()),
             max_body_bytes: self.max_body_bytes,

@@ -23,13 +23,16 @@ const FRESH_FOR: Duration = Duration::from_secs(5);
 const MAX_CAUSES: i64 = 50;
 
 pub(super) async fn show(State(state): State<AppState>) -> Response {
-    let text = state.metrics.text() + &state.standing.text(&state.outbox).await;
+    let text = state.metrics.text() + &state.standing.text().await;
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
 /// How the whole service stands, as it was found last; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Standing(Arc<Mutex<Option<Found>>>);
+#[derive(Debug, Clone)]
+pub struct Standing {
+    outbox: Outbox,
+    last: Arc<Mutex<Option<Found>>>,
+}
 
 #[derive(Debug)]
 struct Found {
@@ -38,16 +41,22 @@ struct Found {
 }
 
 impl Standing {
+    /// As this outbox finds it: one of its own, so that the work does not wait for scrapes, nor a scrape for the work.
+    #[must_use]
+    pub fn new(outbox: Outbox) -> Self {
+        Self { outbox, last: Arc::default() }
+    }
+
     /// In Prometheus' text format. Who comes while somebody asks waits for that answer.
-    async fn text(&self, outbox: &Outbox) -> String {
-        let mut last = self.0.lock().await;
-        let now = outbox.clock().now();
+    async fn text(&self) -> String {
+        let mut last = self.last.lock().await;
+        let now = self.outbox.clock().now();
         if let Some(found) = &*last
             && (now - found.at).to_std().is_ok_and(|age| age < FRESH_FOR)
         {
             return found.text.clone();
         }
-        let asked = tokio::time::timeout(ASK_WITHIN, ask(outbox)).await;
+        let asked = tokio::time::timeout(ASK_WITHIN, ask(&self.outbox)).await;
         let answer = asked.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)));
         if let Err(error) = &answer {
             tracing::debug!(error = %error, "metrics are shown without what the database knows");
