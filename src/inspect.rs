@@ -1,6 +1,6 @@
 //! What the terminal, the admin API and the console say of events and customers: the same words everywhere.
 //!
-//! The outbox finds the facts; here they are put into sentences ([`explain`], [`story`]), and what would be sent is
+//! The outbox finds the facts; here they are put into sentences ([`explain()`], [`story()`]), and what would be sent is
 //! worked out ([`Previewer`]).
 
 mod explain;
