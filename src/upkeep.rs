@@ -103,14 +103,15 @@ impl Upkeep {
     }
 
     async fn erase_shop(&self, request: &PrivacyRequest) -> Result<Option<Erased>, StoreError> {
-        let mut all = Erased::default();
+        let (mut all, mut last) = (Erased::default(), None);
         loop {
-            let customers = self.outbox.customers_to_erase(&request.source, request.event).await?;
+            let customers = self.outbox.customers_to_erase(&request.source, request.event, last.as_ref()).await?;
             if customers.is_empty() {
                 return Ok(Some(all));
             }
             let Some(erased) = self.erase_all(request, &customers).await? else { return Ok(None) };
             all = all + erased;
+            last = customers.last().cloned();
         }
     }
 

@@ -57,7 +57,7 @@ impl Erase {
             events += erased.events;
         }
         if events == 0 {
-            bail!("nothing is stored of this customer: check --source, and --customer or --email");
+            bail!("nothing personal is stored of this customer (any more): check --source, and --customer or --email");
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -150,6 +150,7 @@ impl Outbox {
             left join event_states s on s.event_id = d.id
             where d.source = $1
               and d.shop_customer_id = $2
+              and (d.payload <> '{"erased": true}' or d.email is not null)
             "#,
             source.as_str(),
             customer.as_str(),
@@ -196,13 +197,14 @@ async fn erase_deliveries(
 ) -> Result<Vec<Uuid>, StoreError> {
     let events = sqlx::query_scalar!(
         r#"
-            update deliveries
-            set payload = '{"erased": true}', email = null
-            where source = $1
-              and shop_customer_id = $2
-              and ($3::uuid is null or id <= $3)
-            returning id
-            "#,
+        update deliveries
+        set payload = '{"erased": true}', email = null
+        where source = $1
+          and shop_customer_id = $2
+          and ($3::uuid is null or id <= $3)
+          and (payload <> '{"erased": true}' or email is not null)        -- what was erased before has its receipt
+        returning id
+        "#,
         source,
         customer,
         up_to,
@@ -220,15 +222,15 @@ async fn close_waiting(
 ) -> Result<u64, StoreError> {
     let closed = sqlx::query!(
         r#"
-            insert into event_states as state (event_id, status, last_error_code, finished_at)
-            select d.id, 'discarded', 'ERASED', coalesce($2::timestamptz, clock_timestamp())
-            from deliveries d
-            where d.id = any($1)
-              and d.concerns = 'customer'
-            on conflict (event_id) do update
-            set status = excluded.status, last_error_code = excluded.last_error_code, finished_at = excluded.finished_at
-            where state.finished_at is null
-            "#,
+        insert into event_states as state (event_id, status, last_error_code, finished_at)
+        select d.id, 'discarded', 'ERASED', coalesce($2::timestamptz, clock_timestamp())
+        from deliveries d
+        where d.id = any($1)
+          and d.concerns = 'customer'
+        on conflict (event_id) do update
+        set status = excluded.status, last_error_code = excluded.last_error_code, finished_at = excluded.finished_at
+        where state.finished_at is null
+        "#,
         events,
         now,
     )
@@ -240,13 +242,20 @@ async fn close_waiting(
     Ok(closed.rows_affected())
 }
 
+/// Also those that carried what the events said under a newer one's name.
 async fn erase_requests(connection: &mut PgConnection, events: &[Uuid]) -> Result<u64, StoreError> {
     let requests = sqlx::query!(
         r#"
-            update sync_attempts
-            set request_body = null, response_body = null, error = null
+        update sync_attempts
+        set request_body = null, response_body = null, error = null
+        where event_id in (
+            select unnest($1::uuid[])
+            union
+            select unnest(array[superseded_by, attempted_as])
+            from event_states
             where event_id = any($1)
-            "#,
+        )
+        "#,
         events,
     )
     .execute(&mut *connection)
@@ -258,14 +267,14 @@ async fn erase_requests(connection: &mut PgConnection, events: &[Uuid]) -> Resul
 async fn forget_values(connection: &mut PgConnection, source: &str, customer: &str) -> Result<(), StoreError> {
     sqlx::query!(
         r#"
-            update customer_links
-            set acknowledged = (
-                select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
-                from jsonb_each(acknowledged) as before (field, known)
-            )
-            where source = $1
-              and shop_customer_id = $2
-            "#,
+        update customer_links
+        set acknowledged = (
+            select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+            from jsonb_each(acknowledged) as before (field, known)
+        )
+        where source = $1
+          and shop_customer_id = $2
+        "#,
         source,
         customer,
     )

@@ -55,7 +55,8 @@ impl Outbox {
         Ok(requests)
     }
 
-    /// Customers of a source that something personal is stored of which arrived up to an event, some hundred at a time.
+    /// Customers of a source that something personal is stored of which arrived up to an event; in order, the next few
+    /// hundred after one.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -63,6 +64,7 @@ impl Outbox {
         &self,
         source: &SourceName,
         up_to: EventId,
+        after: Option<&ShopCustomerId>,
     ) -> Result<Vec<ShopCustomerId>, StoreError> {
         let customers = sqlx::query_scalar!(
             r#"
@@ -70,12 +72,14 @@ impl Outbox {
             from deliveries
             where source = $1
               and id <= $2
-              and shop_customer_id is not null
+              and shop_customer_id > $3
               and payload <> '{"erased": true}'
-            limit $3
+            order by 1
+            limit $4
             "#,
             source.as_str(),
             up_to.0,
+            after.map_or("", ShopCustomerId::as_str),
             MAX_CUSTOMERS,
         )
         .fetch_all(&self.pool)
