@@ -2,6 +2,7 @@
 //! person.
 
 mod api;
+mod console;
 mod preview;
 mod privacy;
 mod retention;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 mod app;
+mod browser;
 mod cluster;
 mod collector;
 mod database;
@@ -10,6 +11,7 @@ mod process;
 pub mod shop;
 
 pub use app::{Answer, App, start_of_time};
+pub use browser::{Browser, Window};
 pub use cluster::{Cluster, Outage};
 pub use collector::Collector;
 pub use database::{Database, Hold, database, wait_until};
