@@ -2,7 +2,7 @@
 create table interventions (
     id bigint generated always as identity primary key,
     at timestamptz not null default clock_timestamp(),
-    action text not null check (action in ('retry', 'discard', 'erase', 'export')),
+    action text not null check (action in ('retry', 'discard', 'link', 'erase', 'export')),
     source text not null,
     shop_customer_id text,
     event_id uuid,
@@ -15,10 +15,10 @@ create table interventions (
 create index interventions_by_event on interventions (event_id, id) where event_id is not null;
 create index interventions_by_customer on interventions (source, shop_customer_id, id);
 
-comment on table interventions is 'What people, and shops in their name, did: retries, discards, erasures, exports. Holds no personal data but the ids; never removed.';
+comment on table interventions is 'What people, and shops in their name, did: retries, discards, links, erasures, exports. Holds no personal data but the ids; never removed.';
 comment on column interventions.id is 'Order of recording.';
 comment on column interventions.at is 'When.';
-comment on column interventions.action is 'retry, discard, erase or export.';
+comment on column interventions.action is 'retry, discard, link, erase or export.';
 comment on column interventions.source is 'The configured shop.';
 comment on column interventions.shop_customer_id is 'The shop''s customer; null where it was known by its e-mail alone.';
 comment on column interventions.event_id is 'The event that was set back or closed; or the privacy request that asked for it.';

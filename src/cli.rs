@@ -85,8 +85,35 @@ enum Command {
     FakeFlexportal(crate::fake_flexportal::FakeOptions),
 }
 
+impl Command {
+    /// Whether it looks something up and leaves, rather than run for others.
+    fn only_shows(&self) -> bool {
+        match self {
+            Self::Serve(_)
+            | Self::Migrate
+            | Self::Demo(_)
+            | Self::Send(_)
+            | Self::Erase(_)
+            | Self::FakeFlexportal(_) => false,
+            Self::Check(_)
+            | Self::Status(_)
+            | Self::Failures(_)
+            | Self::Events(_)
+            | Self::Customers(_)
+            | Self::Why(_)
+            | Self::Preview(_)
+            | Self::Links(_)
+            | Self::Export(_) => true,
+        }
+    }
+}
+
 /// Runs a command to its exit code; errors go to standard error.
 pub async fn run(cli: Cli) -> ExitCode {
+    if cli.command.only_shows() {
+        // Whoever reads may have seen enough (`| head`): that ends the command, and is no fault.
+        sigpipe::reset();
+    }
     let file = cli.config.as_deref();
     let result = match cli.command {
         Command::Serve(serve) => serve.run(file).await,

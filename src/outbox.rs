@@ -18,9 +18,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection};
 
 use crate::domain::Clock;
 
@@ -151,7 +151,8 @@ impl Outbox {
             .expose_secret()
             .parse()
             .map_err(|_| "DATABASE_URL cannot be read: postgres://user:password@host:5432/database".to_owned())?;
-        let options = options.application_name("flexportal-sync");
+        // What fails is told where it is handled, and a slow statement by what it holds up.
+        let options = options.application_name("flexportal-sync").disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(CONNECT_WITHIN)
@@ -234,7 +235,8 @@ impl Outbox {
 
 /// Nothing here takes long; what does is stuck, and holds what others wait for.
 async fn limit_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'")
+    // Compiling a statement of ours takes longer than carrying it out.
+    sqlx::raw_sql("set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off")
         .execute(connection)
         .await?;
     Ok(())

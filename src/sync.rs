@@ -120,7 +120,7 @@ pub(crate) async fn sync_customer(
     let mut stale = None;
     // Twice at most: if the id leads nowhere, once more with what a lookup finds.
     let (folded, translated, acknowledged, end) = loop {
-        let acknowledged = acknowledged_by(who.as_ref(), link);
+        let acknowledged = acknowledged_by(who.as_ref(), link, claimed.is_takeover());
         let folded = fold::fold(&read, &acknowledged);
         let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
         let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
@@ -131,7 +131,6 @@ pub(crate) async fn sync_customer(
             rules,
             requests,
             record,
-            claims: claimed.claims,
             read: &read,
             may_look_up: shop.source().identity == Identity::Email,
             stale: stale.as_ref(),
@@ -162,14 +161,17 @@ pub(crate) async fn sync_customer(
         read: &read,
         folded: &folded,
         translated: &translated,
+        is_takeover: claimed.is_takeover(),
         now: requests.now(),
     };
     Ok(closing.settlement(end, unreadable, overtaken, acknowledged, std::mem::take(record)))
 }
 
-/// What this very customer of FlexPortal acknowledged; of another one's only what was said, not the values.
-fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>) -> Acknowledged {
+/// What this very customer of FlexPortal acknowledged; of another one's only what was said, not the values. After a worker
+/// died holding the customer, nobody knows the values: it may have sent anything.
+fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>, is_takeover: bool) -> Acknowledged {
     match (who, link) {
+        (_, Some(link)) if is_takeover => link.acknowledged.without_values(),
         (_, None) => Acknowledged::default(),
         (Some(who), Some(link)) if who.id == link.flexportal_id => link.acknowledged.clone(),
         (_, Some(link)) => link.acknowledged.without_values(),
@@ -215,8 +217,6 @@ struct Steps<'a, 'r, Q: Queue, A> {
     rules: &'a Rules,
     requests: &'a mut Requests<'r, Q, A>,
     record: &'a mut Record,
-    /// How often the customer was claimed since a result was last written.
-    claims: i32,
     read: &'a [ReadEvent],
     may_look_up: bool,
     /// The id that led nowhere before.
@@ -256,7 +256,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             },
         };
         self.found = Some(who.clone());
-        if self.is_acknowledged() {
+        if is_acknowledged(self.translated, self.acknowledged, self.requests.now()) {
             return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
         let exchange = self.requests.update_customer(self.head, &self.translated.for_customer(&who.id)).await?;
@@ -316,12 +316,6 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             Some(email) => Ok(Some(email.to_owned())),
             None => self.requests.last_known_email().await,
         }
-    }
-
-    /// Whether FlexPortal has all of the body already, and nobody can have sent it anything since.
-    fn is_acknowledged(&self) -> bool {
-        // A worker that died holding this customer may have sent anything.
-        self.claims <= 1 && is_acknowledged(self.translated, self.acknowledged, self.requests.now())
     }
 
     fn recorded<T>(&mut self, exchange: Exchange<T>) -> Result<T, FlexportalError> {

@@ -51,18 +51,31 @@ impl Upkeep {
     /// Does once what there is to do.
     ///
     /// # Errors
-    /// [`StoreError`]; what was done before it is done.
+    /// [`StoreError`], the first that was met; the rest is done.
     pub async fn round(&self) -> Result<(), StoreError> {
+        // Each for itself: what keeps one from being done does not keep the others.
+        let (acted, counted, removed) =
+            (self.act_on_requests().await, self.count().await, self.remove_finished().await);
+        acted.and(counted).and(removed)
+    }
+
+    async fn act_on_requests(&self) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
         for request in self.outbox.open_requests(&Erasure::TOPICS).await? {
-            self.act_on(&request).await?;
+            outcome = outcome.and(self.act_on(&request).await);
         }
+        outcome
+    }
+
+    async fn count(&self) -> Result<(), StoreError> {
         while self.outbox.count_deliveries().await? {}
-        self.remove_finished().await
+        Ok(())
     }
 
     /// Erases what a request asks for; while a customer is claimed, the request stays open and is tried again.
     async fn act_on(&self, request: &PrivacyRequest) -> Result<(), StoreError> {
-        let erased = match (Erasure::of_topic(&request.topic), &request.customer, &request.email) {
+        let erasure = Erasure::of_topic(&request.topic);
+        let erased = match (erasure, &request.customer, &request.email) {
             (None, _, _) => return Ok(()),
             (Some(Erasure::Shop), _, _) => self.erase_shop(request).await?,
             (Some(Erasure::Customer), Some(customer), _) => {
@@ -75,7 +88,7 @@ impl Upkeep {
             (Some(Erasure::Customer), None, None) => Some(Erased::default()),
         };
         let Some(erased) = erased else { return Ok(()) };
-        self.outbox.close_request(request, erased).await?;
+        self.outbox.close_request(request, erasure == Some(Erasure::Shop), erased).await?;
         tracing::info!(
             event.id = %request.event,
             source = %request.source,

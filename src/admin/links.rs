@@ -9,7 +9,7 @@ use super::failures::named;
 use super::given::{Asked, Body, Given, Limit, Posted};
 use crate::domain::{FlexportalCustomerId, IdError, ShopCustomerId, SourceName};
 use crate::http::Problem;
-use crate::outbox::{LinkFilter, LinkRow, NewLink, Page};
+use crate::outbox::{DoneBy, LinkFilter, LinkRow, NewLink, Page};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -117,7 +117,7 @@ pub(super) async fn import(admin: Admin, Body(import): Body<Import>) -> Result<J
             Err(reason) => refused.push(Refused { line: n + 1, reason }),
         }
     }
-    let done = admin.outbox.import_links(&links).await?;
+    let done = admin.outbox.import_links(&links, DoneBy::Api).await?;
     let unchanged = (links.len() as u64).saturating_sub(done.imported);
     Ok(Json(Outcome { imported: done.imported, unchanged, woken: done.woken, refused }))
 }

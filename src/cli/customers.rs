@@ -65,6 +65,7 @@ impl Customers {
         let (_, outbox) = show::outbox(file).await?;
         match self.command {
             Command::List { source, state, limit, json } => {
+                show::check_source(&outbox, source.as_ref()).await?;
                 let filter = CustomerFilter { source, state, ..CustomerFilter::default() };
                 let page = outbox.customers(&filter, None, limit).await?;
                 if json {
@@ -84,7 +85,7 @@ impl Customers {
     }
 }
 
-fn table_of(customers: &[CustomerState]) -> comfy_table::Table {
+fn table_of(customers: &[CustomerState]) -> show::Rows {
     let mut table = table(&[
         "source",
         "customer",
@@ -117,6 +118,7 @@ impl Show {
     }
 
     async fn run(self, outbox: &Outbox) -> anyhow::Result<ExitCode> {
+        show::check_source(outbox, self.source.as_ref()).await?;
         let filter = CustomerFilter {
             source: self.source.clone(),
             customer: self.customer.clone(),
@@ -138,7 +140,7 @@ impl Show {
             show::json(&told)?;
             return Ok(ExitCode::SUCCESS);
         }
-        println!("{}", table_of(std::slice::from_ref(&told.state)));
+        println!("{}\n", table_of(std::slice::from_ref(&told.state)));
         let mut table = table(&["when (UTC)", "what", "event"]);
         for step in &told.story {
             table.add_row([

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use comfy_table::Table;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 
 use super::asked_to_leave;
-use super::show::{Progress, table};
+use super::show::{Progress, Rows, table};
 use crate::config::{Config, Needs, Variables};
 use crate::domain::{Clock, Dice, EventId, EventStatus};
 use crate::fake_flexportal::{FakeFlexportal, FakeOptions};
@@ -195,7 +194,7 @@ fn is_as_expected(sent: &Sent, settled: &BTreeMap<EventId, EventStatus>) -> bool
     }
 }
 
-fn summary(sent: &[Sent], settled: &BTreeMap<EventId, EventStatus>) -> Table {
+fn summary(sent: &[Sent], settled: &BTreeMap<EventId, EventStatus>) -> Rows {
     let mut table = table(&["delivery", "sent", "answered", "ended as", "as it should"]);
     let mut kinds: Vec<&str> = Vec::new();
     for one in sent {

@@ -37,6 +37,7 @@ const WAIT_AT_MOST: Duration = LEASE.saturating_mul(2);
 impl Erase {
     pub(super) async fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
         let (_, outbox) = show::outbox(file).await?;
+        show::check_source(&outbox, Some(&self.source)).await?;
         let customers = match (self.customer, self.email) {
             (Some(customer), _) => vec![customer],
             (None, Some(email)) => outbox.customers_with_email(&self.source, &email).await?,

@@ -32,6 +32,7 @@ const PAGE: i64 = 200;
 impl Export {
     pub(super) async fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
         let (_, outbox) = show::outbox(file).await?;
+        show::check_source(&outbox, Some(&self.source)).await?;
         let customers = match (self.customer, &self.email) {
             (Some(customer), _) => vec![customer],
             (None, Some(email)) => outbox.customers_with_email(&self.source, email).await?,
@@ -50,8 +51,9 @@ impl Export {
         write!(out, "[")?;
         for (n, customer) in held.iter().enumerate() {
             write!(out, "{}", if n > 0 { "," } else { "" })?;
-            print(&mut out, &outbox, &self.source, customer).await?;
+            // Noted first: what cannot be noted is not printed.
             outbox.note_export(&self.source, customer, DoneBy::Terminal).await?;
+            print(&mut out, &outbox, &self.source, customer).await?;
         }
         writeln!(out, "]")?;
         Ok(ExitCode::SUCCESS)

@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use comfy_table::Table;
 use serde::Serialize;
 
 use super::filters::{Age, customer, event, source};
-use super::show::{self, Progress, counted, plain, plain_or_none, span, table, time};
+use super::show::{self, Progress, Rows, counted, plain, plain_or_none, span, table, time};
 use crate::domain::{EventId, ShopCustomerId, SourceName};
 use crate::inspect::MAX_REASON_CHARACTERS;
 use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox};
@@ -126,6 +125,13 @@ impl Failures {
             bail!("give a reason of 1 to {MAX_REASON_CHARACTERS} characters: --reason \"test data\"");
         }
         let (_, outbox) = show::outbox(file).await?;
+        let source = match &self.command {
+            Command::List { filter, .. } => filter.source.as_ref(),
+            Command::Groups { source, .. } => source.as_ref(),
+            Command::Retry(Again { which }) | Command::Discard { which, .. } => which.filter.source.as_ref(),
+            Command::Show { .. } => None,
+        };
+        show::check_source(&outbox, source).await?;
         match self.command {
             Command::List { filter, limit, json } => list(&outbox, &filter, limit, json).await,
             Command::Groups { source, json } => groups(&outbox, source.as_ref(), json).await,
@@ -167,7 +173,7 @@ async fn list(outbox: &Outbox, filter: &Filter, limit: i64, json: bool) -> anyho
 }
 
 /// Failures as a table; also the end of `demo`.
-pub(super) fn table_of(failures: &[Failure]) -> Table {
+pub(super) fn table_of(failures: &[Failure]) -> Rows {
     let mut table = table(&["failed at (UTC)", "event", "source", "customer", "cause", "http", "code", "error"]);
     for failure in failures {
         table.add_row([
@@ -197,7 +203,7 @@ async fn groups(outbox: &Outbox, source: Option<&SourceName>, json: bool) -> any
 }
 
 /// Groups as a table; also a part of `status`.
-pub(super) fn table_of_groups(groups: &[FailureGroup]) -> Table {
+pub(super) fn table_of_groups(groups: &[FailureGroup]) -> Rows {
     let mut table =
         table(&["customers", "events", "source", "cause", "http", "code", "since (UTC)", "last (UTC)", "for example"]);
     for group in groups {

@@ -12,7 +12,7 @@ use super::filters::{customer, source};
 use super::show::{self, Progress, counted, plain, table, time_or_none};
 use crate::config::Config;
 use crate::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
-use crate::outbox::{LinkFilter, NewLink, Outbox};
+use crate::outbox::{DoneBy, LinkFilter, NewLink, Outbox};
 
 /// `links`
 #[derive(Debug, Args)]
@@ -69,6 +69,7 @@ impl Links {
         let (config, outbox) = show::outbox(file).await?;
         match self.command {
             Command::List { source, customer, flexportal_customer, limit, json } => {
+                show::check_source(&outbox, source.as_ref()).await?;
                 let filter = LinkFilter { source, customer, flexportal_id: flexportal_customer };
                 let page = outbox.links(&filter, None, limit).await?;
                 if json {
@@ -126,7 +127,7 @@ async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) ->
     let progress = (links.len() > BATCH).then(|| Progress::new("links", links.len()));
     let (mut imported, mut woken) = (0, 0);
     for (n, batch) in links.chunks(BATCH).enumerate() {
-        let done = outbox.import_links(batch).await?;
+        let done = outbox.import_links(batch, DoneBy::Terminal).await?;
         (imported, woken) = (imported + done.imported, woken + done.woken);
         if let Some(progress) = &progress {
             progress.at((n + 1) * BATCH);

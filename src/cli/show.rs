@@ -4,15 +4,15 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::configure;
 use crate::config::{Config, Needs};
-use crate::domain::Clock;
+use crate::domain::{Clock, SourceName};
 use crate::inspect;
 use crate::outbox::{Outbox, StoreError};
 
@@ -30,38 +30,97 @@ pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbo
     Ok((config, outbox))
 }
 
-/// A table as wide as the terminal.
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = lines();
-    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
-    table.set_header(header);
-    for (n, name) in header.iter().enumerate() {
-        // An id is there to be copied, and is of no use in pieces.
-        if let Some(column) = table.column_mut(n).filter(|_| EVENT_COLUMNS.contains(name)) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
-    }
-    table
+/// Rows under a header. Where the terminal is too narrow for them side by side, each row is shown on lines of its own.
+pub(super) struct Rows {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
 }
 
-/// Headers of columns that hold event ids.
-const EVENT_COLUMNS: [&str; 2] = ["event", "for example"];
+/// A table that fits the terminal.
+pub(super) fn table(header: &[&str]) -> Rows {
+    Rows { header: header.iter().map(|name| (*name).to_owned()).collect(), rows: vec![] }
+}
+
+impl Rows {
+    pub(super) fn add_row<const N: usize>(&mut self, row: [String; N]) {
+        self.rows.push(row.into());
+    }
+
+    /// As it looks on a terminal of that width.
+    fn on(&self, width: u16) -> String {
+        let mut table = lines(width);
+        table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
+        table.set_header(&self.header);
+        for (n, name) in self.header.iter().enumerate() {
+            let words = [name].into_iter().chain(self.rows.iter().map(|row| &row[n])).flat_map(|cell| cell.split(' '));
+            let longest = words.map(|word| word.chars().count()).max().unwrap_or(0);
+            // An id or a name is of no use in pieces.
+            let least = Width::Fixed(u16::try_from(longest.min(LONGEST_WORD)).unwrap_or(u16::MAX) + 2);
+            if let Some(column) = table.column_mut(n) {
+                column.set_constraint(ColumnConstraint::LowerBoundary(least));
+            }
+        }
+        table.add_rows(&self.rows);
+        let table = trimmed(&table);
+        if table.lines().all(|line| line.chars().count() <= usize::from(width)) {
+            return table;
+        }
+        let cards = self.rows.iter().map(|row| {
+            let names = self.header.iter().map(String::as_str);
+            trimmed(&facts_on(width, names.zip(row.iter().cloned())))
+        });
+        cards.collect::<Vec<_>>().join("\n\n")
+    }
+}
+
+impl std::fmt::Display for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.on(width()))
+    }
+}
+
+/// As long as an event's id; a longer word may be broken.
+const LONGEST_WORD: usize = 36;
+
+fn width() -> u16 {
+    let terminal = console::Term::stdout();
+    if terminal.is_term() { terminal.size().1 } else { NO_TERMINAL }
+}
+
+/// Without the blanks that fill up the last column.
+fn trimmed(table: &Table) -> String {
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
 
 /// What is known of one thing, a line each; what is not known is left out.
-pub(super) fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> Table {
-    let mut table = lines();
+pub(super) fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    trimmed(&facts_on(width(), facts))
+}
+
+fn facts_on<'a>(width: u16, facts: impl IntoIterator<Item = (&'a str, String)>) -> Table {
+    let mut table = lines(width);
     for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([name.to_owned(), value]);
     }
     table
 }
 
-fn lines() -> Table {
+fn lines(width: u16) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    let terminal = console::Term::stdout();
-    table.set_width(if terminal.is_term() { terminal.size().1 } else { NO_TERMINAL });
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     table
+}
+
+/// A source that was never configured is a slip of the pen, and no good news.
+pub(super) async fn check_source(outbox: &Outbox, source: Option<&SourceName>) -> anyhow::Result<()> {
+    let known = outbox.source_names().await?;
+    match source {
+        Some(source) if !known.contains(source) => {
+            let known: Vec<_> = known.iter().map(SourceName::as_str).collect();
+            bail!("there is no source `{source}`: {}", known.join(", "))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Something for a script to read.
@@ -156,6 +215,24 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_do_not_fit_side_by_side_are_shown_one_below_the_other() {
+        let mut rows = table(&["event", "status", "note"]);
+        rows.add_row(["01a211de-3c09-7688-b20a-0e9d0206c039".into(), "failed".into(), "not a phone number".into()]);
+        let (wide, narrow, long) = (rows.on(120), rows.on(50), "x".repeat(100));
+        assert_eq!(wide.lines().count(), 3, "{wide}");
+        assert_eq!(narrow.lines().count(), 3, "{narrow}");
+        assert!(narrow.starts_with(" event") && narrow.contains("01a211de-3c09-7688"), "{narrow}");
+        rows.add_row([String::new(), String::new(), long]);
+        for width in [80, 120] {
+            assert!(
+                rows.on(width).lines().all(|line| line.chars().count() <= usize::from(width)),
+                "{}",
+                rows.on(width)
+            );
+        }
+    }
 
     #[test]
     fn what_could_steer_a_terminal_is_shown_by_its_number() {

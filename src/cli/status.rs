@@ -122,7 +122,7 @@ fn screen(status: &State) -> String {
     if status.data_requests > 0 {
         let _ = writeln!(
             text,
-            "\n{} privacy requests are open: flexportal-sync events list --status pending",
+            "\nprivacy requests open: {} (flexportal-sync events list --status pending)",
             status.data_requests
         );
     }
@@ -145,11 +145,19 @@ fn verdict(status: &State) -> String {
         let (events, customers) = (status.failures.events, status.failures.customers);
         wrong.push(format!("{} of {}", number(events, "failed event"), number(customers, "customer")));
     }
-    match (wrong.is_empty(), status.backlog.due) {
+    let number = |count: i64, word| counted(u64::try_from(count).unwrap_or(0), word);
+    if status.data_requests > 0 {
+        wrong.push(format!("{} open", number(status.data_requests, "privacy request")));
+    }
+    let mut verdict = match (wrong.is_empty(), status.backlog.due) {
         (true, 0) => "in sync".to_owned(),
         (true, due) => format!("syncing, {due} to go"),
         (false, _) => wrong.join(", "),
+    };
+    if status.unmatched > 0 {
+        let _ = write!(verdict, "; {} of customers unknown to FlexPortal", number(status.unmatched, "change"));
     }
+    verdict
 }
 
 fn backlog(backlog: &BacklogStatus) -> String {

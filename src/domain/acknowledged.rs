@@ -28,12 +28,19 @@ impl Acknowledged {
         Self(self.0.iter().map(|(field, known)| (*field, bare(known))).collect())
     }
 
-    /// Takes note of words that went out in a request of which nobody knows whether it was carried out: no value is
-    /// known any more, and nothing older may follow.
+    /// Takes note of words that went out, or may have, in a request of which nobody knows whether it was carried out: no
+    /// value is known any more, and nothing older may follow.
     pub fn doubt(&mut self, sent: impl Iterator<Item = (Field, (DateTime<Utc>, EventId))>) {
         for (field, (at, event)) in sent {
-            self.0.insert(field, Acknowledgement { at, event, hash: None, acked: None });
+            let deactivated = self.0.get(&field).is_some_and(|known| known.deactivated);
+            self.0.insert(field, Acknowledgement { at, event, hash: None, acked: None, deactivated });
         }
+    }
+
+    /// Whether we have, or may have, set the customer inactive, and nobody acknowledged that it is active again.
+    #[must_use]
+    pub fn is_deactivated_by_us(&self) -> bool {
+        self.0.get(&Field::Status).is_some_and(|known| known.deactivated)
     }
 }
 
@@ -50,6 +57,10 @@ pub struct Acknowledgement {
     /// When FlexPortal acknowledged it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acked: Option<DateTime<Utc>>,
+    /// Of the status: it was we who set, or may have set, inactive. Outlives every doubt of the value, and a move to
+    /// another customer of FlexPortal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deactivated: bool,
 }
 
 /// The first 64 bits of the SHA-256 of a value as JSON, in hex: tells "the same as last time" and no more.

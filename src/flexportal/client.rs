@@ -205,7 +205,14 @@ impl Client {
         let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(header, self.clock.now());
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| disconnected(&error))? {
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // What was refused is refused, however much of the explanation arrives.
+                Err(_) if !response.status().is_success() => break,
+                Err(error) => return Err(disconnected(&error)),
+            };
             let room = MAX_ANSWER_BYTES - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {

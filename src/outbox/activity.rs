@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 
 use super::{Outbox, StoreError};
 use crate::domain::{EventId, SourceName};
@@ -34,7 +34,8 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`]; then nothing was counted.
     pub async fn count_deliveries(&self) -> Result<bool, StoreError> {
-        let now = self.clock.now();
+        // Ids have whole milliseconds; counted is what lies before one.
+        let now = self.clock.now().trunc_subsecs(3);
         let mut transaction = self.pool.begin().await?;
         sqlx::query!(
             "insert into source_hours_progress (counted_to) values ($1) on conflict do nothing",
@@ -84,9 +85,7 @@ impl Outbox {
         )
         .fetch_optional(connection)
         .await?;
-        // The id has whole milliseconds.
-        let to = first.map_or(settled, |first| first.max(from) + LONGEST_SPAN);
-        Ok(DateTime::from_timestamp_millis(to.min(settled).timestamp_millis()).unwrap_or(to))
+        Ok(first.map_or(settled, |first| first.trunc_subsecs(3).max(from) + LONGEST_SPAN).min(settled))
     }
 
     /// How quiet each source is.

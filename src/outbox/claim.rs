@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{LEASE, Outbox, StoreError, seconds};
-use crate::domain::{LeaseId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName, TargetName};
 
 /// A customer whose work nobody else may touch while the lease lasts.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct ClaimedCustomer {
     pub(super) revision: i64,
     /// More events wait than were read at once.
     pub(super) has_more: bool,
+    /// Who it was in FlexPortal when it was read: a link that somebody changed since is not written over.
+    pub(super) linked_to: Option<FlexportalCustomerId>,
     /// Claims since a result was last written, this one included; above 1 a worker died holding it.
     pub claims: i32,
 }
@@ -97,6 +99,7 @@ impl Outbox {
                 lease,
                 revision: row.revision,
                 has_more: false,
+                linked_to: None,
                 claims: row.claims,
             })
             .collect())
@@ -190,7 +193,8 @@ impl Outbox {
                     limit 1
                 )
                 union all
-                select min(greatest(lease_expires_at, rests_until))
+                -- one that is neither, and was not claimed, is another's just now: a moment later it may be ours
+                select min(coalesce(greatest(lease_expires_at, rests_until), moment.now + interval '100 ms'))
                 from waiting_customers
                 where target = $1
                   and priority = turn.priority
@@ -208,6 +212,12 @@ impl Outbox {
 }
 
 impl ClaimedCustomer {
+    /// Whether a worker died holding it: whatever waits may have been sent already.
+    #[must_use]
+    pub fn is_takeover(&self) -> bool {
+        self.claims > 1
+    }
+
     pub(super) fn lease_id(&self) -> Uuid {
         self.lease.0
     }

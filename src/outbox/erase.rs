@@ -89,7 +89,8 @@ impl Outbox {
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        if is_busy == Some(true) {
+        // Without a row a worker has just given the customer back: it is not ours either.
+        if is_busy != Some(false) {
             return Ok(None);
         }
         let events = erase_deliveries(&mut transaction, source, customer, up_to).await?;
@@ -111,6 +112,19 @@ impl Outbox {
             source,
             customer,
             had_none,
+        )
+        .execute(&mut *transaction)
+        .await?;
+        // A worker that stood still for longer than its lease is not to go on with what it has read.
+        sqlx::query!(
+            r#"
+            update waiting_customers
+            set lease_id = null, lease_expires_at = null
+            where source = $1
+              and shop_customer_id = $2
+            "#,
+            source,
+            customer,
         )
         .execute(&mut *transaction)
         .await?;

@@ -258,11 +258,18 @@ impl State {
         });
     }
 
-    fn write_link(&mut self, customer: Customer, change: &LinkChange) {
+    fn write_link(&mut self, customer: Customer, linked_to: Option<&FlexportalCustomerId>, change: &LinkChange) {
+        let is_as_read = self.links.get(&customer).map(|link| &link.flexportal_id) == linked_to;
         let fresh =
             |id: &FlexportalCustomerId| Link { flexportal_id: id.clone(), acknowledged: Acknowledged::default() };
         match change {
             LinkChange::Keep => {}
+            LinkChange::Doubt => {
+                if let Some(link) = self.links.get_mut(&customer) {
+                    link.acknowledged = link.acknowledged.without_values();
+                }
+            }
+            LinkChange::Found { .. } | LinkChange::Acknowledged { .. } if !is_as_read => {}
             LinkChange::Drop { flexportal_id } => {
                 if self.links.get(&customer).is_some_and(|link| link.flexportal_id == *flexportal_id) {
                     self.links.remove(&customer);
@@ -307,9 +314,13 @@ impl Queue for InMemory {
     async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
         let (now, state) = (self.clock.now(), self.state());
         let of_target = state.waiting.values().filter(|waiting| waiting.target == *target);
-        let next = of_target.filter_map(|waiting| {
+        let next = of_target.map(|waiting| {
             let lease_ends = waiting.lease.map(|(_, expires_at)| expires_at);
-            if waiting.due_at > now { Some(waiting.due_at) } else { lease_ends.max(waiting.rests_until) }
+            if waiting.due_at > now {
+                waiting.due_at
+            } else {
+                lease_ends.max(waiting.rests_until).unwrap_or(now + Duration::from_millis(100))
+            }
         });
         Ok(next.min().map(|at| (at - now).to_std().unwrap_or_default()))
     }
@@ -333,6 +344,7 @@ impl Queue for InMemory {
                 lease,
                 revision: waiting.revision,
                 has_more: false,
+                linked_to: None,
                 claims: waiting.attempts,
             }
         };
@@ -342,6 +354,7 @@ impl Queue for InMemory {
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let state = self.state();
         let customer = claimed.key();
+        claimed.linked_to = state.links.get(&customer).map(|link| link.flexportal_id.clone());
         let given_up = state.events.iter().rev().filter(|(_, event)| event.customer == customer && event.is_given_up());
         Ok(Known {
             waiting: state.events_of(claimed),
@@ -350,7 +363,7 @@ impl Queue for InMemory {
         })
     }
 
-    async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+    async fn waiting_ids(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
         Ok(self.state().events_of(claimed).into_iter().map(|event| (event.id, event.attempts)).collect())
     }
 
@@ -386,10 +399,12 @@ impl Queue for InMemory {
                 Next::RetryIn(delay) => Some(delay),
             };
             let wait = if is_still { delay.max(settlement.rest).unwrap_or_default() } else { Duration::ZERO };
-            waiting.due_at = now + wait;
+            let keeps_its_place = is_still && delay.is_none() && settlement.rest.is_none();
+            waiting.due_at = if keeps_its_place { waiting.due_at.min(now) } else { now + wait };
             waiting.rests_until = settlement.rest.map(|rest| now + rest);
             waiting.priority = if is_still && delay.is_some() { waiting.priority.max(1) } else { waiting.priority };
-            (waiting.lease, waiting.attempts) = (None, 0);
+            waiting.lease = None;
+            waiting.attempts = if settlement.link.says_what_is_known() { 0 } else { waiting.attempts - 1 };
         }
         for result in &settlement.results {
             state.write(result, now);
@@ -401,7 +416,7 @@ impl Queue for InMemory {
                 known.finished_at = Some(now);
             }
         }
-        state.write_link(customer.clone(), &settlement.link);
+        state.write_link(customer.clone(), claimed.linked_to.as_ref(), &settlement.link);
         let first = state.events_of(claimed).first().map(|event| event.id);
         if let (Some(first), Some(waiting)) = (first, state.waiting.get_mut(&customer)) {
             waiting.first_event_id = first;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
-use super::{ClaimedCustomer, Outbox, StoreError};
+use super::{ClaimedCustomer, DoneBy, Outbox, StoreError};
 use crate::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
 
 /// Where a link comes from.
@@ -29,6 +29,8 @@ impl LinkOrigin {
 pub enum LinkChange {
     /// Leave it.
     Keep,
+    /// Nobody knows any more which values FlexPortal has; what was said is said.
+    Doubt,
     /// FlexPortal does not know this id (any more); a link to another one stays.
     Drop {
         /// The id that led nowhere.
@@ -57,14 +59,47 @@ pub enum LinkChange {
     },
 }
 
+impl LinkChange {
+    /// Whether all is written down that is known, and not known, of what was sent: nobody has to doubt more than that.
+    pub(super) fn says_what_is_known(&self) -> bool {
+        match self {
+            Self::Doubt | Self::Drop { .. } | Self::Acknowledged { .. } => true,
+            Self::Keep | Self::Found { .. } => false,
+        }
+    }
+}
+
+/// Writes a change, unless the link is not any more what it was when the customer was read: a person's word counts.
 pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
     claimed: &ClaimedCustomer,
     change: &LinkChange,
 ) -> Result<(), StoreError> {
     let (source, customer) = (claimed.source.as_str(), claimed.customer.as_str());
+    let linked_to = claimed.linked_to.as_ref().map(FlexportalCustomerId::as_str);
     match change {
         LinkChange::Keep => {}
+        LinkChange::Doubt => {
+            sqlx::query!(
+                r#"
+                update customer_links
+                set acknowledged = (
+                    select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                    from jsonb_each(
+                        -- what cannot be read is doubted, too
+                        case jsonb_typeof(acknowledged) when 'object' then acknowledged else '{}' end
+                    ) as before (field, known)
+                    where jsonb_typeof(known) = 'object'
+                )
+                where source = $1
+                  and shop_customer_id = $2
+                "#,
+                source,
+                customer,
+            )
+            .execute(connection)
+            .await?;
+        }
         LinkChange::Drop { flexportal_id } => {
             sqlx::query!(
                 r#"
@@ -94,12 +129,14 @@ pub(super) async fn write(
                     ),
                     last_synced_at = null,
                     last_occurred_at = null
-                where customer_links.flexportal_customer_id <> excluded.flexportal_customer_id
+                where customer_links.flexportal_customer_id = $5
+                  and customer_links.flexportal_customer_id <> excluded.flexportal_customer_id
                 "#,
                 source,
                 customer,
                 flexportal_id.as_str(),
                 origin.as_str(),
+                linked_to,
             )
             .execute(connection)
             .await?;
@@ -118,6 +155,7 @@ pub(super) async fn write(
                     last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
                     last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
                     acknowledged = excluded.acknowledged
+                where link.flexportal_customer_id = $8
                 "#,
                 source,
                 customer,
@@ -126,6 +164,7 @@ pub(super) async fn write(
                 *synced_at,
                 *occurred_at,
                 Json(acknowledged) as _,
+                linked_to,
             )
             .execute(connection)
             .await?;
@@ -160,20 +199,29 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StoreError`]; then none was written.
-    pub async fn import_links(&self, links: &[NewLink]) -> Result<LinksImported, StoreError> {
+    pub async fn import_links(&self, links: &[NewLink], by: DoneBy) -> Result<LinksImported, StoreError> {
         let column = |text: fn(&NewLink) -> &str| links.iter().map(|link| text(link).to_owned()).collect::<Vec<_>>();
         let row = sqlx::query!(
             r#"
-            with given as (
+            with given as materialized (
                 select distinct on (source, shop_customer_id) source, shop_customer_id, flexportal_customer_id
                 from unnest($1::text[], $2::text[], $3::text[]) with ordinality
                     as line (source, shop_customer_id, flexportal_customer_id, position)
                 order by source, shop_customer_id, position desc
             ),
+            locked as materialized (
+                -- the queue's rows first, and in one order, as the worker does it
+                select waiting.source
+                from waiting_customers waiting
+                join given using (source, shop_customer_id)
+                order by waiting.source, waiting.shop_customer_id
+                for update of waiting
+            ),
             imported as (
                 insert into customer_links as known (source, shop_customer_id, flexportal_customer_id, origin)
                 select source, shop_customer_id, flexportal_customer_id, 'import'
-                from given
+                from given, (select count(*) from locked) as all_locked
+                order by source, shop_customer_id
                 on conflict (source, shop_customer_id) do update
                 set flexportal_customer_id = excluded.flexportal_customer_id,
                     origin = excluded.origin,
@@ -184,7 +232,14 @@ impl Outbox {
                     last_synced_at = null,
                     last_occurred_at = null
                 where known.flexportal_customer_id <> excluded.flexportal_customer_id
-                returning source, shop_customer_id
+                returning source, shop_customer_id, flexportal_customer_id
+            ),
+            noted as (
+                insert into interventions (at, action, source, shop_customer_id, outcome, done_by)
+                select
+                    coalesce($4::timestamptz, clock_timestamp()), 'link', source, shop_customer_id,
+                    'is ' || flexportal_customer_id || ' at FlexPortal', $5
+                from imported
             ),
             woken as (
                 update waiting_customers waiting
@@ -204,6 +259,7 @@ impl Outbox {
             &column(|link| link.customer.as_str()),
             &column(|link| link.flexportal_id.as_str()),
             self.clock.for_postgres(),
+            by.as_str(),
         )
         .fetch_one(&self.pool)
         .await?;

@@ -153,7 +153,12 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StoreError`]; then it is still open.
-    pub async fn close_request(&self, request: &PrivacyRequest, erased: Erased) -> Result<(), StoreError> {
+    pub async fn close_request(
+        &self,
+        request: &PrivacyRequest,
+        is_whole_shop: bool,
+        erased: Erased,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         // Those that name nobody by id belong to no customer's erasure: the whole shop's takes all of them, another one
         // those with its e-mail.
@@ -166,17 +171,18 @@ impl Outbox {
                   source = $2
                   and shop_customer_id is null
                   and id < $1
-                  and ($3::text is null or lower(email) = lower($3))
+                  and ($4 or lower(email) = lower($3))
               ))
             "#,
             request.event.0,
             request.source.as_str(),
             request.email,
+            is_whole_shop,
         )
         .execute(&mut *transaction)
         .await?;
         let outcome = erased.to_string();
-        sqlx::query!(
+        let closed = sqlx::query!(
             r#"
             insert into event_states as state (event_id, status, warnings, finished_at)
             values ($1, 'unchanged', array[$2::text], coalesce($3::timestamptz, clock_timestamp()))
@@ -188,6 +194,10 @@ impl Outbox {
         )
         .execute(&mut *transaction)
         .await?;
+        if closed.rows_affected() == 0 {
+            // Another process was quicker, and has given the receipt.
+            return Ok(());
+        }
         intervene::done_by(&mut transaction, DoneBy::Shop).await?;
         sqlx::query!(
             r#"

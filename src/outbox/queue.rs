@@ -27,7 +27,7 @@ pub trait Queue: Clone + Send + Sync + 'static {
     fn read(&self, claimed: &mut ClaimedCustomer) -> impl Future<Output = Result<Known, StoreError>> + Send;
     fn waiting_ids(
         &self,
-        claimed: &ClaimedCustomer,
+        claimed: &mut ClaimedCustomer,
     ) -> impl Future<Output = Result<Vec<(EventId, u32)>, StoreError>> + Send;
     fn last_known_email(
         &self,
@@ -78,7 +78,7 @@ impl Queue for Outbox {
         Self::read(self, claimed).await
     }
 
-    async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+    async fn waiting_ids(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
         Self::waiting_ids(self, claimed).await
     }
 

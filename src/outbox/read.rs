@@ -67,6 +67,7 @@ impl Outbox {
     pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let (known, has_more) = self.known(&claimed.source, &claimed.customer).await?;
         claimed.has_more = has_more;
+        claimed.linked_to = known.link.as_ref().map(|link| link.flexportal_id.clone());
         Ok(known)
     }
 
@@ -154,7 +155,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+    pub async fn waiting_ids(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
         let rows = sqlx::query!(
             r#"
             select event_id as "id!: EventId", attempts as "attempts!"
@@ -162,7 +163,7 @@ impl Outbox {
             where source = $1
               and shop_customer_id = $2
             order by event_id
-            limit $3
+            limit $3::bigint + 1             -- one more, to know that there are more
             "#,
             claimed.source.as_str(),
             claimed.customer.as_str(),
@@ -170,7 +171,9 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.id, count(row.attempts))).collect())
+        let most = usize::try_from(MAX_EVENTS).unwrap_or(usize::MAX);
+        claimed.has_more = rows.len() > most;
+        Ok(rows.into_iter().take(most).map(|row| (row.id, count(row.attempts))).collect())
     }
 
     /// The link of a customer, and whether events of it were given up.

@@ -120,7 +120,10 @@ impl Outbox {
         if released == Settled::LeaseLost {
             return Ok(released);
         }
-        write_results(&mut transaction, claimed, &settlement.results, self.clock.for_postgres()).await?;
+        // Rows are locked in the order of their ids, as those are that people close.
+        let mut results: Vec<_> = settlement.results.iter().collect();
+        results.sort_by_key(|result| result.event);
+        write_results(&mut transaction, claimed, &results, self.clock.for_postgres()).await?;
         close_overtaken(&mut transaction, &settlement.overtaken, self.clock.for_postgres()).await?;
         write_attempts(&mut transaction, &settlement.attempts).await?;
         links::write(&mut transaction, claimed, &settlement.link).await?;
@@ -167,11 +170,12 @@ impl Outbox {
             update waiting_customers
             set lease_id = null,
                 lease_expires_at = null,
-                attempts = 0,
+                attempts = case when $8 then 0 else attempts - 1 end,       -- a takeover is one until its doubt is noted
                 rests_until = moment.now + make_interval(secs => $7),
-                due_at = moment.now + case
-                    when revision = $4 then make_interval(secs => greatest($6, $7, 0))
-                    else interval '0'            -- something arrived since: at once, or after its rest
+                due_at = case
+                    when revision <> $4 then moment.now          -- something arrived since: at once, or after its rest
+                    when coalesce($6, $7::float8) is null then least(due_at, moment.now)
+                    else moment.now + make_interval(secs => greatest($6, $7, 0))
                 end,
                 priority = case
                     when revision = $4 and $6::float8 is not null then greatest(priority, 1::smallint)
@@ -189,6 +193,7 @@ impl Outbox {
             self.clock.for_postgres(),
             delay,
             settlement.rest.map(seconds),
+            settlement.link.says_what_is_known(),
         )
         .execute(connection)
         .await?;
@@ -199,7 +204,7 @@ impl Outbox {
 async fn write_results(
     connection: &mut sqlx::PgConnection,
     claimed: &ClaimedCustomer,
-    results: &[EventResult],
+    results: &[&EventResult],
     now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
     if results.is_empty() {

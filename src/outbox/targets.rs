@@ -176,7 +176,10 @@ impl Outbox {
             ),
             forgotten as (
                 update customer_links
-                set acknowledged = '{}'          -- what one tenant acknowledged says nothing of another
+                set acknowledged = (             -- what was said is said; the values are another tenant's
+                    select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                    from jsonb_each(acknowledged) as before (field, known)
+                )
                 where source in (select name from moved)
             )
             update waiting_customers waiting

@@ -93,10 +93,12 @@ fn reinstate(status: &mut Spoken, acknowledged: &Acknowledged, once_deactivated:
     if status.said != Said::Value(FieldValue::Status(CustomerStatus::Reinstated)) {
         return;
     }
-    let we_deactivated = acknowledged
-        .0
-        .get(&Field::Status)
-        .is_some_and(|settled| settled.hash.as_ref() == Some(&ValueHash::of(&Status::Inactive)));
+    // Before there was a flag, the value alone told.
+    let we_deactivated = acknowledged.is_deactivated_by_us()
+        || acknowledged
+            .0
+            .get(&Field::Status)
+            .is_some_and(|settled| settled.hash.as_ref() == Some(&ValueHash::of(&Status::Inactive)));
     status.said = if we_deactivated || once_deactivated {
         Said::Value(FieldValue::Status(CustomerStatus::Active))
     } else {
@@ -170,7 +172,7 @@ mod tests {
     }
 
     fn acknowledged(field: Field, n: u128, at: i64) -> Acknowledged {
-        let settled = Acknowledgement { at: time(at), event: id(n), hash: None, acked: None };
+        let settled = Acknowledgement { at: time(at), event: id(n), hash: None, acked: None, deactivated: false };
         Acknowledged(BTreeMap::from([(field, settled)]))
     }
 

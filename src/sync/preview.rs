@@ -98,7 +98,7 @@ pub fn preview(shop: &Shop, customer: &ShopCustomerId, change: &WaitingEvent, ba
     }
     let (read, unreadable) = read_all(&events, |event| shop.read(&event.topic, &event.payload));
     let who = known_id(shop, customer, &read, known.link.as_ref());
-    let acknowledged = acknowledged_by(who.as_ref(), known.link.as_ref());
+    let acknowledged = acknowledged_by(who.as_ref(), known.link.as_ref(), false);
     let folded = fold::fold(&read, &acknowledged);
     let translated = translate::translate(&folded.fields, &acknowledged, wishes);
     let found_by = match &who {

@@ -26,6 +26,8 @@ use crate::telemetry;
 const LONGEST_NAP: Duration = Duration::from_secs(5);
 /// Leave that comes too late to be used is asked for again, as often as this.
 const PUNCTUAL_TRIES: u32 = 3;
+/// Then the customer is given back: a database whose delays differ so much lets nobody keep to the quota.
+const MOST_TRIES: u32 = 12;
 
 /// A target, as far as requests to it go.
 #[derive(Debug)]
@@ -72,7 +74,6 @@ pub(crate) struct Requests<'a, Q, A> {
     /// Before the claim was made or renewed: the lease ends no earlier than this plus its length.
     renewed_at: Instant,
     leaving: Leaving,
-    has_begun: bool,
     /// Of the whole sync, once it is known what it is about.
     span: Span,
     head: Option<EventId>,
@@ -98,7 +99,6 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             is_probe,
             renewed_at: claimed_at,
             leaving,
-            has_begun: false,
             span: Span::none(),
             head: None,
         }
@@ -140,6 +140,11 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     /// Leave that was not used, to be given back.
     pub(crate) fn unused(&mut self) -> Option<Leave> {
         self.leave.take().map(|(leave, _)| leave)
+    }
+
+    /// A moment before the claim was last made to last.
+    pub(super) fn claim_renewed_at(&self) -> Instant {
+        self.renewed_at
     }
 
     pub(super) fn wishes(&self) -> Wishes {
@@ -207,16 +212,18 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     /// Waits for the budget, and makes sure that the claim outlasts the longest request: when the request is begun, both
     /// hold.
     async fn permission(&mut self) -> Result<(), Interrupted> {
-        if self.leaving.last_call.is_cancelled() && self.has_begun {
+        if self.leaving.last_call.is_cancelled() {
             // A sync of several slow requests does not keep the service from leaving in time.
             return Err(Interrupted::NotNow);
         }
-        let mut taken = 0;
+        let (mut taken, mut shortest_delay) = (0, None);
         loop {
             self.keep_claim().await?;
-            // A database that is always slow delays all alike, and what counts is the difference.
-            if self.has_leave(taken <= PUNCTUAL_TRIES).await {
+            if self.has_leave(taken > PUNCTUAL_TRIES, &mut shortest_delay).await {
                 break;
+            }
+            if taken > MOST_TRIES {
+                return Err(Interrupted::NotNow);
             }
             let asked_at = Instant::now();
             let taking = timely(self.outbox.take_budget(&self.target.name, self.target.budget, 1));
@@ -238,14 +245,19 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             }
         }
         self.leave = None;
-        self.has_begun = true;
         Ok(())
     }
 
     /// Whether there is leave that still counts; what does not is given back.
-    async fn has_leave(&mut self, is_punctual: bool) -> bool {
+    ///
+    /// A database that is always slow delays all alike, and what counts is the difference: where leave never comes in
+    /// time, it counts if it is no later than what came before it.
+    async fn has_leave(&mut self, is_always_late: bool, shortest_delay: &mut Option<Duration>) -> bool {
         let Some((leave, given_at)) = self.leave else { return false };
-        let is_late = is_punctual && self.target.budget.is_some() && given_at.elapsed() > Leave::GOOD_FOR;
+        let delay = given_at.elapsed();
+        let usual = shortest_delay.filter(|_| is_always_late).unwrap_or_default();
+        let is_late = self.target.budget.is_some() && delay > Leave::GOOD_FOR + usual;
+        *shortest_delay = Some(shortest_delay.map_or(delay, |shortest| shortest.min(delay)));
         if is_late || self.target.mood().held_at.is_some_and(|held_at| held_at > given_at) {
             self.leave = None;
             noted(timely(self.outbox.give_back(&self.target.name, &[leave])).await);

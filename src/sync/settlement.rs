@@ -8,7 +8,9 @@ use chrono::{DateTime, Utc};
 use super::fold::{Folded, ReadEvent};
 use super::translate::{self, Translated};
 use super::{End, Identified, Record, Rules};
-use crate::domain::{Acknowledged, Acknowledgement, EventId, EventStatus, Field, FieldValue, Said, ValueHash};
+use crate::domain::{
+    Acknowledged, Acknowledgement, CustomerStatus, EventId, EventStatus, Field, FieldValue, Said, ValueHash,
+};
 use crate::flexportal::{FlexportalError, Updated};
 use crate::outbox::{EventResult, LinkChange, Next, Settlement, WaitingEvent};
 use crate::shops::Rejection;
@@ -67,7 +69,14 @@ pub(super) fn failed_for(
         attempted_as: None,
         is_final: true,
     });
-    Settlement { results: results.collect(), attempts, rest, ..Settlement::nothing(Next::Done) }
+    // Whatever was sent before it came to that, nobody knows what became of it.
+    Settlement {
+        results: results.collect(),
+        attempts,
+        rest,
+        link: LinkChange::Doubt,
+        ..Settlement::nothing(Next::Done)
+    }
 }
 
 /// What FlexPortal was sent.
@@ -86,6 +95,8 @@ pub(super) struct Closing<'a> {
     pub(super) read: &'a [ReadEvent],
     pub(super) folded: &'a Folded,
     pub(super) translated: &'a Translated,
+    /// A worker died holding the customer: it may have sent whatever waits.
+    pub(super) is_takeover: bool,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -120,6 +131,7 @@ impl Closing<'_> {
             (Some(end), Some(head)) => self.head_and_contributors(&mut results, head, end, acknowledged, last_status),
             _ => (LinkChange::Keep, Next::Done),
         };
+        let link = if self.is_takeover && matches!(link, LinkChange::Keep) { LinkChange::Doubt } else { link };
         Settlement { results, overtaken, attempts, link, next, rest }
     }
 
@@ -175,7 +187,7 @@ impl Closing<'_> {
                         self.not_synced(*event, EventStatus::Failed, 1, http_status, &error, who.as_ref())
                     }),
                 );
-                (self.in_doubt(acknowledged, who, &error), Next::Done)
+                (self.in_doubt(acknowledged, who, Some(&error)), Next::Done)
             }
             End::Retry { error, who, delay } => {
                 results.extend(
@@ -183,38 +195,51 @@ impl Closing<'_> {
                         self.not_synced(*event, EventStatus::Pending, 1, http_status, &error, who.as_ref())
                     }),
                 );
-                (self.in_doubt(acknowledged, who, &error), Next::RetryIn(delay))
+                (self.in_doubt(acknowledged, who, Some(&error)), Next::RetryIn(delay))
             }
             End::Later { error, who, delay } => {
                 results.extend(error.iter().flat_map(|error| together.iter().map(move |event| (event, error))).map(
                     |(event, error)| self.not_synced(*event, EventStatus::Pending, 0, http_status, error, who.as_ref()),
                 ));
-                let link = match &error {
-                    Some(error) => self.in_doubt(acknowledged, who, error),
-                    None => found(who),
-                };
+                let link = self.in_doubt(acknowledged, who, error.as_ref());
                 (link, delay.map_or(Next::AsBefore, Next::RetryIn))
             }
         }
     }
 
-    /// After a PUT that may or may not have been carried out, what FlexPortal acknowledged before says nothing of
-    /// the values that were in it.
-    fn in_doubt(&self, mut acknowledged: Acknowledged, who: Option<Identified>, error: &FlexportalError) -> LinkChange {
-        match who {
-            Some(who) if error.is_outage() => {
-                let moment = |field: &Field| Some((*field, self.folded.fields.get(field)?.moment));
-                acknowledged.doubt(self.translated.sent.keys().filter_map(moment));
-                LinkChange::Acknowledged {
-                    flexportal_id: who.id,
-                    origin: who.origin,
-                    acknowledged,
-                    occurred_at: None,
-                    synced_at: None,
-                }
-            }
-            who => found(who),
+    /// After a PUT that may or may not have been carried out, by us or by whom we took over from, what FlexPortal
+    /// acknowledged before says nothing of the values that were in it.
+    fn in_doubt(
+        &self,
+        mut acknowledged: Acknowledged,
+        who: Option<Identified>,
+        error: Option<&FlexportalError>,
+    ) -> LinkChange {
+        let is_outage = error.is_some_and(FlexportalError::is_outage);
+        let who = match who {
+            Some(who) if is_outage || self.is_takeover => who,
+            who => return found(who),
+        };
+        let words =
+            self.folded.fields.iter().filter(|(field, _)| self.is_takeover || self.translated.sent.contains_key(field));
+        acknowledged.doubt(words.map(|(field, spoken)| (*field, spoken.moment)));
+        if self.says_inactive()
+            && let Some(status) = acknowledged.0.get_mut(&Field::Status)
+        {
+            status.deactivated = true;
         }
+        LinkChange::Acknowledged {
+            flexportal_id: who.id,
+            origin: who.origin,
+            acknowledged,
+            occurred_at: None,
+            synced_at: None,
+        }
+    }
+
+    fn says_inactive(&self) -> bool {
+        let status = self.folded.fields.get(&Field::Status);
+        status.is_some_and(|status| status.said == Said::Value(FieldValue::Status(CustomerStatus::Inactive)))
     }
 
     fn push_with_contributors(&self, results: &mut Vec<EventResult>, head: EventResult, who: &Identified) {
@@ -298,13 +323,20 @@ impl Closing<'_> {
     fn acknowledge(&self, mut acknowledged: Acknowledged, who: Identified, sent: &Sent) -> LinkChange {
         for (field, spoken) in &self.folded.fields {
             let (at, event) = spoken.moment;
-            let entry = acknowledged.0.entry(*field).or_insert(Acknowledgement { at, event, hash: None, acked: None });
+            let entry = acknowledged.0.entry(*field).or_insert(Acknowledgement {
+                at,
+                event,
+                hash: None,
+                acked: None,
+                deactivated: false,
+            });
             (entry.at, entry.event) = (at, event);
             let Sent::Values { email } = sent else { continue };
             let hash = if *field == Field::Email { email.as_ref() } else { self.translated.sent.get(field) };
             if let Some(hash) = hash {
                 entry.hash = Some(hash.clone());
                 entry.acked = Some(self.now);
+                entry.deactivated = *field == Field::Status && self.says_inactive();
             }
         }
         let newest = self.folded.fields.values().map(|spoken| spoken.moment.0).max();

@@ -290,6 +290,7 @@ mod tests {
             event: EventId(uuid::Uuid::nil()),
             hash: Some(ValueHash::of(&"old@example.com")),
             acked: None,
+            deactivated: false,
         };
         let known = Acknowledged([(Field::Email, settled)].into());
         assert_eq!(body(email(), &known, NAMES).1, [EMAIL_DIFFERS]);

@@ -289,7 +289,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
         requests.trace_end(&settlement);
-        match self.settle(&claimed, &settlement, claimed_at).await {
+        match self.settle(&claimed, &settlement, requests.claim_renewed_at()).await {
             Ok(Settled::Done) => self.report(&claimed, target, &settlement),
             Ok(Settled::StillWaiting) => {
                 self.report(&claimed, target, &settlement);
@@ -340,12 +340,12 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         &self,
         claimed: &ClaimedCustomer,
         settlement: &Settlement,
-        claimed_at: Instant,
+        renewed_at: Instant,
     ) -> Result<Settled, StoreError> {
         loop {
             match timely(self.outbox.settle(claimed, settlement)).await {
                 Err(StoreError::Unavailable(_))
-                    if claimed_at.elapsed() < LEASE && !self.leaving.last_call.is_cancelled() =>
+                    if renewed_at.elapsed() < LEASE && !self.leaving.last_call.is_cancelled() =>
                 {
                     tokio::time::sleep(SETTLE_DELAY).await;
                 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use flexportal_sync::domain::{ShopCustomerId, SourceName};
+use flexportal_sync::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer};
-use flexportal_sync::outbox::DoneBy;
+use flexportal_sync::outbox::{DoneBy, LinkChange, NewLink, Next, Settled, Settlement};
 use flexportal_sync::sync::StepOutcome;
 use serde_json::json;
 
@@ -385,4 +385,100 @@ async fn a_lookup_counts_against_the_budget() {
     tokio::time::timeout(20 * SECOND, app.fake.wait_for_requests(3)).await.expect("the third in its time");
     running.stop().await;
     assert_eq!(app.event(id).await.status, "synced");
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_may_have_sent_is_doubted_until_something_is_acknowledged() {
+    let app = App::start().await;
+    let target = flexportal_sync::domain::TargetName::parse("default").expect("a name");
+    for (n, what_meets_the_next) in
+        [Failure::status(429), Failure::status(401), Failure::status(422)].into_iter().enumerate()
+    {
+        let n = u32::try_from(n).expect("few") + 1;
+        app.sync(linked(n, 0, &json!({"phone": "one"}))).await;
+        // It is claimed and, for all that anybody knows, sent; then the worker dies.
+        app.deliver(linked(n, 1, &json!({"phone": "two"}))).await;
+        assert_eq!(app.outbox.claim(&target, 1).await.expect("claimed").len(), 1);
+        app.advance(SECOND * 31);
+        // Whoever takes over is turned away before it can say it once more.
+        app.fake.fail_next(1, what_meets_the_next);
+        app.worker.step().await.expect("the database");
+        app.advance(SECOND * 61);
+        // The shop takes it back.
+        let undone = app.deliver(linked(n, 2, &json!({"phone": "one"}))).await.event_id();
+        app.drain().await;
+        assert_eq!(app.event(undone).await.status, "synced", "{n}");
+        assert_eq!(app.puts().last().expect("a put")["phone"], "one");
+        app.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_deactivation_of_ours_is_taken_back_though_a_fault_came_between() {
+    let app = App::start().await;
+    let topic = |topic: &str, second| crate::support::shop::shopify_topic(topic, 6, second, &json!({}));
+    app.sync(topic("customers/disable", 1)).await;
+    app.fake.fail_next(1, Failure::status(503));
+    let enabled = app.deliver(topic("customers/enable", 2)).await.event_id();
+    app.drain().await;
+    app.advance(SECOND * 5);
+    app.drain().await;
+    assert_eq!(app.event(enabled).await.status, "synced");
+    assert_eq!(app.puts().last().expect("a put")["status"], "active");
+
+    // One that nobody knows to have been carried out, and that was given up, is taken back as well.
+    app.fake.fail_next(12, Failure::status(503));
+    app.deliver(topic("customers/disable", 3)).await;
+    for _ in 0..12 {
+        app.drain().await;
+        app.advance(Duration::from_mins(15));
+    }
+    assert_eq!(app.count("select count(*) from failed_syncs").await, 1);
+    app.sync(topic("customers/enable", 4)).await;
+    assert_eq!(app.puts().last().expect("a put")["status"], "active");
+    // And once only: what staff sets afterwards stays.
+    app.sync(crate::support::shop::shopify_topic("customers/enable", 6, 5, &json!({"first_name": "Eva"}))).await;
+    assert!(app.puts().last().expect("a put").get("status").is_none());
+}
+
+#[tokio::test]
+async fn a_link_that_a_person_gives_stands_whatever_was_under_way() {
+    let app = App::start().await;
+    let target = flexportal_sync::domain::TargetName::parse("default").expect("a name");
+    app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.deliver(generic("shop-1", 1, &json!({"phone": "2"}))).await;
+    let mut claimed = app.outbox.claim(&target, 1).await.expect("claimed").pop().expect("a customer");
+    app.outbox.read(&mut claimed).await.expect("read");
+    let cus = |n: u32| FlexportalCustomerId::parse(format!("cus_{n}")).expect("an id");
+    let link = NewLink { source: claimed.source.clone(), customer: claimed.customer.clone(), flexportal_id: cus(2) };
+    assert_eq!(app.outbox.import_links(&[link], DoneBy::Terminal).await.expect("imported").imported, 1);
+    // What was under way to the other one is acknowledged only now.
+    let acknowledged = LinkChange::Acknowledged {
+        flexportal_id: cus(1),
+        origin: None,
+        acknowledged: Acknowledged::default(),
+        occurred_at: None,
+        synced_at: None,
+    };
+    let settlement = Settlement { link: acknowledged, ..Settlement::nothing(Next::Done) };
+    let settled = app.outbox.settle(&claimed, &settlement).await.expect("settled");
+    assert_eq!(settled, Settled::StillWaiting, "it is synced once more, to the one that was given");
+    let linked_to = "select count(*) from customer_links where flexportal_customer_id = 'cus_2' and origin = 'import'";
+    assert_eq!(app.count(linked_to).await, 1);
+    app.drain().await;
+    assert_eq!(app.puts().last().expect("a put")["customerId"], "cus_2");
+}
+
+#[tokio::test]
+async fn who_was_turned_away_by_a_rate_limit_keeps_its_place() {
+    let app = App::start_with(&[("FLEXPORTAL_MAX_CONCURRENCY", "1")], "").await;
+    for n in 1..=3 {
+        app.deliver(linked(n, n, &json!({"phone": "1"}))).await;
+        app.advance(SECOND);
+    }
+    app.fake.fail_next(1, Failure::status(429));
+    app.worker.step().await.expect("the database");
+    app.advance(SECOND * 61);
+    app.worker.step().await.expect("the database");
+    assert_eq!(app.puts().last().expect("a put")["customerId"], "cus_1", "the first in line is still the first");
 }

@@ -147,8 +147,8 @@ impl Pair {
             assert_eq!(events(&known.waiting), events(&same.waiting));
             assert_eq!(events(&known.given_up), events(&same.given_up));
             assert_eq!(linked(known.link.as_ref()), linked(same.link.as_ref()));
-            let ids = self.real.waiting_ids(&real).await.expect("real");
-            assert_eq!(ids, Queue::waiting_ids(&self.model, &model).await.expect("model"));
+            let ids = self.real.waiting_ids(&mut real).await.expect("real");
+            assert_eq!(ids, Queue::waiting_ids(&self.model, &mut model).await.expect("model"));
             let email = self.real.last_known_email(&real.source, &real.customer).await.expect("real");
             let same = Queue::last_known_email(&self.model, &model.source, &model.customer).await.expect("model");
             assert_eq!(email, same);
@@ -210,14 +210,16 @@ impl Pair {
             event: head.unwrap_or(EventId(uuid::Uuid::nil())),
             hash: Some(ValueHash::of(&"v")),
             acked: Some(now),
+            deactivated: false,
         };
         let acknowledged = Acknowledged(BTreeMap::from([(Field::Phone, settled)]));
         Settlement {
             results: waiting.iter().map(result).collect(),
             overtaken: overtaken.unwrap_or_default(),
             attempts: vec![],
-            link: match self.chance(4) {
+            link: match self.chance(5) {
                 0 => LinkChange::Keep,
+                4 => LinkChange::Doubt,
                 1 => LinkChange::Drop { flexportal_id: id },
                 2 => LinkChange::Found { flexportal_id: id, origin },
                 _ => LinkChange::Acknowledged {

@@ -29,6 +29,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// What failed.
     pub failures: FailureStatus,
+    /// Changes of customers whom FlexPortal does not know (yet); they are looked for again by themselves.
+    pub unmatched: i64,
     /// Requests for personal data that wait for a person.
     pub data_requests: i64,
 }
@@ -175,6 +177,7 @@ impl Outbox {
             targets,
             sources: sources.into_iter().map(|(source, _)| source).collect(),
             failures: self.failure_status().await?,
+            unmatched: self.unmatched().await?,
             data_requests: self.open_data_requests().await?,
         })
     }
@@ -338,6 +341,21 @@ impl Outbox {
         .await?;
         let groups = self.failure_groups(None, MAX_GROUPS).await?;
         Ok(FailureStatus { events: row.events, customers: row.customers, groups })
+    }
+
+    async fn unmatched(&self) -> Result<i64, StoreError> {
+        let unmatched = sqlx::query_scalar!(
+            r#"
+            select count(*) as "unmatched!"
+            from event_states
+            where status in ('failed', 'unmatched', 'discarded')                -- as the index has it
+              and status = 'unmatched'
+              and finished_at is null
+            "#,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(unmatched)
     }
 
     async fn open_data_requests(&self) -> Result<i64, StoreError> {

@@ -90,7 +90,7 @@ impl Queue for Connection {
         self.statement(self.store.read(claimed)).await
     }
 
-    async fn waiting_ids(&self, claimed: &ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
+    async fn waiting_ids(&self, claimed: &mut ClaimedCustomer) -> Result<Vec<(EventId, u32)>, StoreError> {
         self.statement(self.store.waiting_ids(claimed)).await
     }
 

@@ -191,3 +191,14 @@ async fn a_person_erases_after_seeing_what_that_means() {
     );
     assert_eq!(erase(false).await.code, Some(1), "nothing is known under that e-mail any more");
 }
+
+#[tokio::test]
+async fn one_persons_redaction_leaves_another_ones_request_alone() {
+    let app = App::start().await;
+    let ada = json!({"email": "ada@example.com"});
+    let request = app.deliver(privacy("customers/data_request", Some(ada), Some("orders_requested"))).await.event_id();
+    app.deliver(privacy("customers/redact", Some(json!({"id": 5})), Some("orders_to_redact"))).await;
+    app.upkeep().round().await.expect("the database");
+    assert_eq!(app.count("select count(*) from deliveries where email = 'ada@example.com'").await, 1);
+    assert_eq!(app.event(request).await.status, "pending");
+}

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use chrono::{Datelike, Timelike, Weekday};
+use flexportal_sync::domain::Clock;
+use flexportal_sync::outbox::Outbox;
 use serde_json::json;
 
-use crate::support::App;
 use crate::support::shop::generic;
+use crate::support::{App, in_time};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -103,4 +105,12 @@ async fn deliveries_are_counted_once_each_by_however_many_processes() {
     app.advance(HOUR);
     app.upkeep().round().await.expect("the database");
     assert_eq!(app.count(counted).await, 6);
+}
+
+#[tokio::test]
+async fn by_the_machines_clock_counting_comes_to_an_end() {
+    let app = App::start().await;
+    let outbox = Outbox::new(&app.db.url, 1, Clock::System).expect("an address");
+    let counting = async { while outbox.count_deliveries().await.expect("the database") {} };
+    in_time("the end of counting", counting).await;
 }

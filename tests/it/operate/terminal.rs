@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use flexportal_sync::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure, Refusal};
-use flexportal_sync::outbox::NewLink;
+use flexportal_sync::outbox::{DoneBy, NewLink};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -274,7 +274,7 @@ async fn a_link_that_is_given_makes_its_customer_due_at_once() {
         customer: ShopCustomerId::parse("c-1").expect("an id"),
         flexportal_id: FlexportalCustomerId::parse("cus_1").expect("an id"),
     };
-    let imported = app.outbox.import_links(&[link]).await.expect("the database");
+    let imported = app.outbox.import_links(&[link], DoneBy::Terminal).await.expect("the database");
     assert_eq!((imported.imported, imported.woken), (1, 1));
     app.drain().await;
     assert_eq!(app.event(event).await.status, "synced");
