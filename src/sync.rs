@@ -173,7 +173,7 @@ fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>, is_takeover: b
     match (who, link) {
         (_, Some(link)) if is_takeover => link.acknowledged.without_values(),
         (_, None) => Acknowledged::default(),
-        (Some(who), Some(link)) if who.id == link.flexportal_id => link.acknowledged.clone(),
+        (Some(who), Some(link)) if link.flexportal_id.as_ref() == Some(&who.id) => link.acknowledged.clone(),
         (_, Some(link)) => link.acknowledged.without_values(),
     }
 }
@@ -202,12 +202,12 @@ fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent], link: Op
     let carried = fold::newest_flexportal_id(read)
         .filter(|(moment, _)| newest_settled.is_none_or(|settled| settled <= *moment))
         .map(|(_, id)| id.clone());
-    let linked = link.map(|link| link.flexportal_id.clone());
+    let linked = link.and_then(|link| link.flexportal_id.clone());
     let same = match shop.source().identity {
         Identity::SameId => FlexportalCustomerId::parse(customer.as_str()).ok(),
         Identity::Email => None,
     };
-    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id == *id);
+    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id.as_ref() == Some(id));
     let id = carried.or(linked).or(same)?;
     Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id })
 }

@@ -259,9 +259,9 @@ impl State {
     }
 
     fn write_link(&mut self, customer: Customer, linked_to: Option<&FlexportalCustomerId>, change: &LinkChange) {
-        let is_as_read = self.links.get(&customer).map(|link| &link.flexportal_id) == linked_to;
+        let is_as_read = self.links.get(&customer).and_then(|link| link.flexportal_id.as_ref()) == linked_to;
         let fresh =
-            |id: &FlexportalCustomerId| Link { flexportal_id: id.clone(), acknowledged: Acknowledged::default() };
+            |id: &FlexportalCustomerId| Link { flexportal_id: Some(id.clone()), acknowledged: Acknowledged::default() };
         match change {
             LinkChange::Keep => {}
             LinkChange::Doubt => {
@@ -271,19 +271,20 @@ impl State {
             }
             LinkChange::Found { .. } | LinkChange::Acknowledged { .. } if !is_as_read => {}
             LinkChange::Drop { flexportal_id } => {
-                if self.links.get(&customer).is_some_and(|link| link.flexportal_id == *flexportal_id) {
-                    self.links.remove(&customer);
+                let link = self.links.get_mut(&customer);
+                if let Some(link) = link.filter(|link| link.flexportal_id.as_ref() == Some(flexportal_id)) {
+                    *link = Link { flexportal_id: None, acknowledged: link.acknowledged.without_values() };
                 }
             }
             LinkChange::Found { flexportal_id, .. } => {
                 let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
-                if link.flexportal_id != *flexportal_id {
+                if link.flexportal_id.as_ref() != Some(flexportal_id) {
                     let acknowledged = link.acknowledged.without_values();
-                    *link = Link { flexportal_id: flexportal_id.clone(), acknowledged };
+                    *link = Link { flexportal_id: Some(flexportal_id.clone()), acknowledged };
                 }
             }
             LinkChange::Acknowledged { flexportal_id, acknowledged, .. } => {
-                let link = Link { flexportal_id: flexportal_id.clone(), acknowledged: acknowledged.clone() };
+                let link = Link { flexportal_id: Some(flexportal_id.clone()), acknowledged: acknowledged.clone() };
                 self.links.insert(customer, link);
             }
         }
@@ -354,7 +355,7 @@ impl Queue for InMemory {
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let state = self.state();
         let customer = claimed.key();
-        claimed.linked_to = state.links.get(&customer).map(|link| link.flexportal_id.clone());
+        claimed.linked_to = state.links.get(&customer).and_then(|link| link.flexportal_id.clone());
         let given_up = state.events.iter().rev().filter(|(_, event)| event.customer == customer && event.is_given_up());
         Ok(Known {
             waiting: state.events_of(claimed),

@@ -79,42 +79,8 @@ pub(super) async fn write(
     let linked_to = claimed.linked_to.as_ref().map(FlexportalCustomerId::as_str);
     match change {
         LinkChange::Keep => {}
-        LinkChange::Doubt => {
-            sqlx::query!(
-                r#"
-                update customer_links
-                set acknowledged = (
-                    select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
-                    from jsonb_each(
-                        -- what cannot be read is doubted, too
-                        case jsonb_typeof(acknowledged) when 'object' then acknowledged else '{}' end
-                    ) as before (field, known)
-                    where jsonb_typeof(known) = 'object'
-                )
-                where source = $1
-                  and shop_customer_id = $2
-                "#,
-                source,
-                customer,
-            )
-            .execute(connection)
-            .await?;
-        }
-        LinkChange::Drop { flexportal_id } => {
-            sqlx::query!(
-                r#"
-                delete from customer_links
-                where source = $1
-                  and shop_customer_id = $2
-                  and flexportal_customer_id = $3
-                "#,
-                source,
-                customer,
-                flexportal_id.as_str(),
-            )
-            .execute(connection)
-            .await?;
-        }
+        LinkChange::Doubt => doubt(connection, source, customer).await?,
+        LinkChange::Drop { flexportal_id } => drop(connection, source, customer, flexportal_id).await?,
         LinkChange::Found { flexportal_id, origin } => {
             sqlx::query!(
                 r#"
@@ -129,8 +95,8 @@ pub(super) async fn write(
                     ),
                     last_synced_at = null,
                     last_occurred_at = null
-                where customer_links.flexportal_customer_id = $5
-                  and customer_links.flexportal_customer_id <> excluded.flexportal_customer_id
+                where customer_links.flexportal_customer_id is not distinct from $5
+                  and customer_links.flexportal_customer_id is distinct from excluded.flexportal_customer_id
                 "#,
                 source,
                 customer,
@@ -155,7 +121,7 @@ pub(super) async fn write(
                     last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
                     last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
                     acknowledged = excluded.acknowledged
-                where link.flexportal_customer_id = $8
+                where link.flexportal_customer_id is not distinct from $8
                 "#,
                 source,
                 customer,
@@ -170,6 +136,60 @@ pub(super) async fn write(
             .await?;
         }
     }
+    Ok(())
+}
+
+/// Strips the values of a link.
+async fn doubt(connection: &mut sqlx::PgConnection, source: &str, customer: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        update customer_links
+        set acknowledged = (
+            select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+            from jsonb_each(
+                -- what cannot be read is doubted, too
+                case jsonb_typeof(acknowledged) when 'object' then acknowledged else '{}' end
+            ) as before (field, known)
+            where jsonb_typeof(known) = 'object'
+        )
+        where source = $1
+          and shop_customer_id = $2
+        "#,
+        source,
+        customer,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes the id from a link that leads there; what was said stays.
+async fn drop(
+    connection: &mut sqlx::PgConnection,
+    source: &str,
+    customer: &str,
+    flexportal_id: &FlexportalCustomerId,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        update customer_links
+        set flexportal_customer_id = null,
+            acknowledged = (             -- what was said is said; the values are nobody's
+                select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                from jsonb_each(acknowledged) as before (field, known)
+            ),
+            last_synced_at = null,
+            last_occurred_at = null
+        where source = $1
+          and shop_customer_id = $2
+          and flexportal_customer_id = $3
+        "#,
+        source,
+        customer,
+        flexportal_id.as_str(),
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -231,7 +251,7 @@ impl Outbox {
                     ),
                     last_synced_at = null,
                     last_occurred_at = null
-                where known.flexportal_customer_id <> excluded.flexportal_customer_id
+                where known.flexportal_customer_id is distinct from excluded.flexportal_customer_id
                 returning source, shop_customer_id, flexportal_customer_id
             ),
             noted as (

@@ -51,8 +51,8 @@ pub struct WaitingEvent {
 /// What is known of a customer in FlexPortal.
 #[derive(Debug, Clone)]
 pub struct Link {
-    /// FlexPortal's id.
-    pub flexportal_id: FlexportalCustomerId,
+    /// FlexPortal's id; none while FlexPortal does not know the customer any more.
+    pub flexportal_id: Option<FlexportalCustomerId>,
     /// What FlexPortal acknowledged.
     pub acknowledged: Acknowledged,
 }
@@ -67,7 +67,7 @@ impl Outbox {
     pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let (known, has_more) = self.known(&claimed.source, &claimed.customer).await?;
         claimed.has_more = has_more;
-        claimed.linked_to = known.link.as_ref().map(|link| link.flexportal_id.clone());
+        claimed.linked_to = known.link.as_ref().and_then(|link| link.flexportal_id.clone());
         Ok(known)
     }
 
@@ -201,8 +201,7 @@ impl Outbox {
         )
         .fetch_one(&self.pool)
         .await?;
-        let link = row.flexportal_id.zip(row.acknowledged);
-        let link = link.map(|(flexportal_id, known)| Link { flexportal_id, acknowledged: known.0 });
+        let link = row.acknowledged.map(|known| Link { flexportal_id: row.flexportal_id, acknowledged: known.0 });
         Ok((link, row.has_given_up))
     }
 

@@ -482,3 +482,18 @@ async fn who_was_turned_away_by_a_rate_limit_keeps_its_place() {
     app.worker.step().await.expect("the database");
     assert_eq!(app.puts().last().expect("a put")["customerId"], "cus_1", "the first in line is still the first");
 }
+
+#[tokio::test]
+async fn what_was_said_is_remembered_of_a_customer_that_flexportal_lost_and_found_again() {
+    let app = App::start().await;
+    app.sync(linked(1, 10, &json!({"phone": "new"}))).await;
+    app.fake.remove_customer("cus_1");
+    assert_eq!(app.sync(generic("shop-1", 11, &json!({"company": "A"}))).await.status, "unmatched");
+    assert_eq!(app.count("select count(*) from customer_links where flexportal_customer_id is not null").await, 0);
+    app.fake.add_customer(FakeCustomer::numbered(1));
+    let late = app.deliver(generic("shop-1", 5, &json!({"phone": "old"}))).await.event_id();
+    app.sync(linked(1, 12, &json!({"company": "B"}))).await;
+    assert_eq!(app.puts().last(), Some(&json!({"customerId": "cus_1", "company": "B"})));
+    assert_eq!(app.event(late).await.status, "superseded", "however late it is");
+    assert_eq!(app.count("select count(*) from customer_links where flexportal_customer_id = 'cus_1'").await, 1);
+}

@@ -396,6 +396,6 @@ fn events(events: &[WaitingEvent]) -> Vec<impl PartialEq + std::fmt::Debug> {
     told.collect()
 }
 
-fn linked(link: Option<&Link>) -> Option<(FlexportalCustomerId, Acknowledged)> {
+fn linked(link: Option<&Link>) -> Option<(Option<FlexportalCustomerId>, Acknowledged)> {
     link.map(|link| (link.flexportal_id.clone(), link.acknowledged.clone()))
 }

@@ -55,12 +55,13 @@ impl Outbox {
             select
                 source as "source: SourceName",
                 shop_customer_id,
-                flexportal_customer_id,
+                flexportal_customer_id as "flexportal_customer_id!",
                 origin,
                 last_synced_at,
                 last_occurred_at
             from customer_links
-            where ($1::text is null or source = $1)
+            where flexportal_customer_id is not null
+              and ($1::text is null or source = $1)
               and ($2::text is null or shop_customer_id = $2)
               and ($3::text is null or flexportal_customer_id = $3)
               and ($4::text is null or (source, shop_customer_id) > ($4, $5::text))
