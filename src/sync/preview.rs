@@ -153,8 +153,10 @@ pub fn preview(shop: &Shop, customer: &ShopCustomerId, change: &WaitingEvent, ba
 
 fn sent(found_by: FoundBy, others: usize) -> String {
     let sent = match found_by {
-        FoundBy::LookupNeeded => "the customer is looked up by its e-mail; if FlexPortal knows it, this is sent",
-        FoundBy::Event | FoundBy::Link | FoundBy::Unknown => "this is sent",
+        FoundBy::LookupNeeded => {
+            "the customer would be looked up by its e-mail; if FlexPortal knows it, this would be sent"
+        }
+        FoundBy::Event | FoundBy::Link | FoundBy::Unknown => "this would be sent",
     };
     match others {
         0 => sent.to_owned(),

@@ -321,6 +321,7 @@ const CUSTOMER_STATES = {
   waiting: ["waiting", "info"],
   unmatched: ["unmatched", "warn"],
   failed: ["failed", "bad"],
+  discarded: ["discarded", "warn"],
 };
 const HOLDS = {
   rate_limited: "FlexPortal asked to wait (429)",
@@ -796,7 +797,7 @@ const ACTIONS = {
     title: "Retry",
     tone: "primary",
     path: "/failures/retry",
-    done: "set back",
+    done: "to be sent again",
     promise:
       "They go out after live changes and due retries. What is newer at FlexPortal is not replaced by what is older.",
   },

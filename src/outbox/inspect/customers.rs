@@ -37,6 +37,8 @@ pub enum CustomerSync {
     Unmatched,
     /// A change of it failed.
     Failed,
+    /// A person closed its newest change: FlexPortal may not have it.
+    Discarded,
 }
 
 impl CustomerSync {
@@ -48,6 +50,7 @@ impl CustomerSync {
             Self::Waiting => "waiting",
             Self::Unmatched => "unmatched",
             Self::Failed => "failed",
+            Self::Discarded => "discarded",
         }
     }
 }

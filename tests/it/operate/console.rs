@@ -174,7 +174,7 @@ async fn an_event_shows_request_and_answer_and_a_customer_its_story() {
     browser.says("attempts", "not a phone number").await;
     browser.says("payload", "Lovelace").await;
     browser.click("preview").await;
-    browser.says("preview-outcome", "this is sent").await;
+    browser.says("preview-outcome", "this would be sent").await;
 
     browser.click("nav-customers").await;
     browser.write("customer-search", "CUSTOMER1@example.com\n").await;

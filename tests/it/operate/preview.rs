@@ -29,7 +29,7 @@ async fn a_preview_is_what_is_then_sent() {
     let requests = app.fake.requests().len();
     let seen = preview(&app, &[&event.to_string()], None).await.expect("a preview");
     assert_eq!(app.fake.requests().len(), requests, "nothing was sent");
-    assert_eq!(seen["outcome"], "this is sent");
+    assert_eq!(seen["outcome"], "this would be sent");
     assert_eq!(seen["request"]["path"], "/v1/customers/cus_1");
     assert_eq!(seen["differences"], json!([{"field": "phone", "before": "1", "after": "2"}]));
     app.drain().await;

@@ -101,6 +101,8 @@ async fn failures_are_counted_by_cause_shown_in_full_tried_again_and_closed() {
     let closed = shown(&app, &["failures", "discard", "--all", "--reason", "test data"]).await;
     assert!(closed.contains("1 of 1 event closed"), "{closed}");
     assert_eq!(shown(&app, &["failures", "list"]).await, "no failures\n");
+    let closed = json_of(&app, &["customers", "list", "--state", "discarded"]).await;
+    assert_eq!(closed[0]["shopCustomerId"], "shop-4", "FlexPortal has not got its change: that is not in sync");
 }
 
 #[tokio::test]
