@@ -274,7 +274,7 @@ function relative(instant) {
 }
 
 function localTime(date) {
-  const now = new Date();
+  const now = new Date(serviceNow());
   if (date.toDateString() === now.toDateString()) return clockTime.format(date);
   return (date.getFullYear() === now.getFullYear() ? dayAndTime : dateAndTime).format(date);
 }
@@ -726,7 +726,7 @@ function chart({ id, title, lines, summarise, headline }, signal) {
   observer.observe(box);
   signal.addEventListener("abort", () => observer.disconnect());
   const feed = (newMinutes, status) => {
-    show(figures, headline(status), (parts) => parts.map(([n, words]) => h("span", {}, h("b", {}, count(n)), words)));
+    show(figures, headline(status), (parts) => parts.map(([n, words]) => h("span", {}, h("b", {}, count(n)), ` ${words}`)));
     const signature = JSON.stringify(newMinutes);
     if (signature === last) return;
     last = signature;
@@ -1243,10 +1243,10 @@ function drawBacklog({ backlog }) {
         "span",
         {},
         h("b", {}, count(backlog.customers)),
-        isOne(backlog.customers) ? "customer waits" : "customers wait",
+        isOne(backlog.customers) ? " customer waits" : " customers wait",
       ),
-      h("span", {}, h("b", {}, count(backlog.due)), "due now"),
-      h("span", {}, h("b", {}, count(backlog.inFlight)), "under way"),
+      h("span", {}, h("b", {}, count(backlog.due)), " due now"),
+      h("span", {}, h("b", {}, count(backlog.inFlight)), " under way"),
     ),
     h("p", { "data-testid": "backlog-end" }, end),
     backlog.oldestReceivedAt &&
@@ -1294,9 +1294,9 @@ function drawTargets(targets) {
           limit > 0
             ? `${count(target.usedLastMinute)} of ${counted(limit, "request")} used in the last minute${isNumber(target.availableNow) ? `, ${count(target.availableNow)} free now` : ""}`
             : `${counted(target.usedLastMinute, "request")} in the last minute; no limit is set`;
-        const waits = number(target.customersWaiting)
+        const waits = number(target.customers)
           ? [
-              `${counted(target.customersWaiting, "customer")} ${isOne(target.customersWaiting) ? "waits" : "wait"}, ${count(target.customersDue)} due`,
+              `${counted(target.customers, "customer")} ${isOne(target.customers) ? "waits" : "wait"}, ${count(target.due)} due`,
               isNumber(target.clearsInSeconds) && `done in about ${duration(target.clearsInSeconds)}`,
               target.oldestReceivedAt && h("span", {}, "oldest ", when(target.oldestReceivedAt, "ago")),
             ]
@@ -1416,9 +1416,9 @@ function drawDataRequests(requests) {
     h(
       "p",
       {},
-      "A shop passed on that somebody wants their data, or wants it gone. The service acts on none by itself: answer it, run ",
-      h("code", {}, "flexportal-sync erase"),
-      " where it asks for erasure, then close it on its event’s page.",
+      "Somebody asked a shop what is held of them. ",
+      h("code", {}, "flexportal-sync export"),
+      " prints it; once that is answered, close the request on its event’s page.",
     ),
     h(
       "p",
@@ -1930,7 +1930,7 @@ function eventOutcome(event, again, preview) {
       h("h2", {}, "What became of it"),
       statusBadge(event.status, { "data-testid": "event-status" }),
     ),
-    h("p", { class: "lead", "data-testid": "explanation" }, foreign(event.explanation)),
+    h("p", { class: "lead", "data-testid": "explanation" }, foreign(withoutError(event))),
     (event.error || event.httpStatus || event.errorCode) && h("p", { class: "small" }, codeBadge(event)),
     event.error &&
       h(
@@ -1978,6 +1978,11 @@ function eventOutcome(event, again, preview) {
     ),
     warningList(event.warnings),
   ];
+}
+
+/** The explanation up to the error, which is shown for itself. */
+function withoutError({ explanation, error }) {
+  return error && explanation.endsWith(`: ${error}`) ? explanation.slice(0, -error.length) : explanation;
 }
 
 function warningList(warnings) {
@@ -2400,7 +2405,7 @@ async function customerPage(main, { signal, parts: [, source, id], reload }) {
             : "not found yet: FlexPortal has a customer once there is a first order",
         ],
         ["Last synced", customer.lastSyncedAt ? when(customer.lastSyncedAt, "both") : "never"],
-        ["Last change in the shop", customer.lastOccurredAt && when(customer.lastOccurredAt, "both")],
+        ["FlexPortal has it as of", customer.lastOccurredAt && when(customer.lastOccurredAt, "both")],
         ["Last event came", customer.lastReceivedAt && when(customer.lastReceivedAt, "both")],
         ["Next attempt", customer.nextAttemptAt && when(customer.nextAttemptAt, "both")],
         [
