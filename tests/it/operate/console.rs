@@ -21,7 +21,7 @@ impl Browser {
         browser.goto(&format!("http://{}/console{hash}", app.addr)).await;
         browser.write("sign-in-token", TOKEN).await;
         browser.click("sign-in").await;
-        browser.find("freshness").await;
+        browser.holds("document.getElementById('sign-in').hidden").await;
         Some(browser)
     }
 
@@ -98,7 +98,8 @@ async fn the_overview_answers_is_it_in_sync_and_a_retry_is_counted_before_it_act
     app.fake.fail_next(0, Failure::status(403));
 
     let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
-    browser.says("backlog", "6").await;
+    browser.says("backlog", "6 customers wait").await;
+    browser.says("target-default", "6 customers wait, ").await;
     browser.says("target-default", "FLEXPORTAL_API_KEY").await;
     browser.says("failure-group", "`phone` refused").await;
     browser.says("chart-intake-summary", "9").await;
@@ -155,6 +156,61 @@ async fn more_than_one_request_takes_on_is_discarded_to_the_last_with_a_reason()
 }
 
 #[tokio::test]
+async fn what_failed_after_the_count_is_not_set_back_with_what_was_counted() {
+    let app = app().await;
+    // More than are named one by one.
+    app.db
+        .execute(
+            "with made as (
+                 insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload)
+                 select ('019ab000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'generic', 'd' || n, 't', 'c' || n,
+                     'customer', '2025-11-23', '2025-11-23', '{}'
+                 from generate_series(1, 2100) as n
+                 returning id, source, shop_customer_id
+             )
+             insert into event_states (event_id, status, last_http_status, last_error_code, cause, finished_at, source, shop_customer_id)
+             select id, 'failed', 422, 'VALIDATION_ERROR', '`phone` refused', '2025-11-23', source, shop_customer_id from made",
+        )
+        .await;
+    let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
+    browser.click_css("[data-testid=failure-group] [data-testid=retry]").await;
+    assert_eq!(browser.find("confirm-count").await.attr("data-count").await.expect("asked").as_deref(), Some("2100"));
+
+    app.advance(Duration::from_secs(1));
+    refuse_phones(&app, 1..=1, "not a phone number");
+    assert_eq!(app.sync(linked(1, 1, &json!({"phone": "x"}))).await.status, "failed");
+    browser.click("confirm").await;
+
+    assert_eq!(browser.find("confirm-result").await.attr("data-count").await.expect("asked").as_deref(), Some("2100"));
+    assert_eq!(app.count("select count(*) from failed_syncs").await, 1, "the one that nobody had seen");
+    assert_eq!(app.count("select count(*) from interventions where done_by = 'console'").await, 2_100);
+    browser.is_content(&app).await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_the_page_says_so_and_recovers() {
+    let app = app().await;
+    let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
+    let refresh = "document.dispatchEvent(new Event('visibilitychange'))";
+    browser.says("verdict", "All is well").await;
+
+    app.db.go_away().await;
+    browser.value(refresh).await;
+    browser.says("away", "The service is away").await;
+    browser.holds("document.querySelector('[data-testid=verdict]').hidden").await;
+    browser.says("backlog", "Nothing waits.").await;
+
+    app.db.allow_connections(true).await;
+    browser.value(refresh).await;
+    browser.holds("document.querySelector('[data-testid=away]').hidden").await;
+    browser.says("verdict", "All is well").await;
+    let complaints = browser.complaints().await;
+    assert!(complaints.iter().all(|line| line.contains("503")), "{complaints:?}");
+    browser.close().await;
+}
+
+#[tokio::test]
 async fn an_event_shows_request_and_answer_and_a_customer_its_story() {
     let app = app().await;
     app.fake.fail_next_for("cus_1", 1, Failure::status(503));
@@ -168,7 +224,8 @@ async fn an_event_shows_request_and_answer_and_a_customer_its_story() {
     let hash = format!("#/events/{event}");
     let Some(browser) = Browser::signed_in(&app, Window::DESK, &hash).await else { return };
     browser.says("event-status", "failed").await;
-    browser.says("explanation", "given up after 2 attempts").await;
+    assert_eq!(browser.text("explanation").await, "given up after 2 attempts:", "the error has a place of its own");
+    browser.says("error", "not a phone number").await;
     browser.holds("document.querySelectorAll('[data-testid=attempt]').length === 3").await;
     browser.says("attempts", "+49 30").await;
     browser.says("attempts", "not a phone number").await;
@@ -215,7 +272,22 @@ async fn what_shops_and_flexportal_send_is_text_and_nothing_else() {
     assert_eq!(app.event(event).await.status, "failed");
 
     let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
-    let customer = url::form_urlencoded::byte_serialize(HOSTILE.as_bytes()).collect::<String>().replace('+', "%20");
+    // Twice: also without its policy, the page lets nothing of it be anything but text.
+    for without_policy in [false, true] {
+        browser.devtools("Page.setBypassCSP", json!({"enabled": without_policy})).await;
+        browser.client.refresh().await.expect("loaded again");
+        if without_policy {
+            let runs = "(() => { const script = document.createElement('script'); script.textContent = 'window.ran = true'; document.head.append(script); script.remove(); return window.ran; })()";
+            assert_eq!(browser.value(runs).await, json!(true), "nothing stands in the way but the page itself");
+        }
+        nothing_but_text(&browser, &app, event, HOSTILE).await;
+    }
+    browser.close().await;
+}
+
+/// Looks through all pages.
+async fn nothing_but_text(browser: &Browser, app: &App, event: uuid::Uuid, hostile: &str) {
+    let customer = url::form_urlencoded::byte_serialize(hostile.as_bytes()).collect::<String>().replace('+', "%20");
     for (hash, part) in [
         ("#/".to_owned(), "failure-group"),
         ("#/failures".to_owned(), "failure-list"),
@@ -246,7 +318,6 @@ async fn what_shops_and_flexportal_send_is_text_and_nothing_else() {
     // An event and a customer that do not exist are answered 404, which Chromium notes.
     let complaints = browser.complaints().await;
     assert!(complaints.iter().all(|line| line.contains("404")), "{complaints:?}");
-    browser.close().await;
 }
 
 #[tokio::test]

@@ -146,6 +146,15 @@ impl Database {
         options.connect(server.postgres.url().expose_secret()).await.expect("a connection")
     }
 
+    /// As if the server went away under the service: what it has open breaks, too.
+    pub async fn go_away(&self) {
+        let mut own = self.pool.acquire().await.expect("a connection");
+        self.allow_connections(false).await;
+        let cut = "select pg_terminate_backend(pid) from pg_stat_activity \
+                   where datname = current_database() and application_name = 'flexportal-sync'";
+        sqlx::query(cut).execute(&mut *own).await.expect("cut");
+    }
+
     /// As if the server went away, for this database, and came back.
     pub async fn allow_connections(&self, allowed: bool) {
         let statement = format!(r#"alter database "{}" allow_connections {allowed}"#, self.name);
