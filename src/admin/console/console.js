@@ -1297,7 +1297,8 @@ function drawTargets(targets) {
         const waits = number(target.customers)
           ? [
               `${counted(target.customers, "customer")} ${isOne(target.customers) ? "waits" : "wait"}, ${count(target.due)} due`,
-              isNumber(target.clearsInSeconds) && `done in about ${duration(target.clearsInSeconds)}`,
+              isNumber(target.clearsInSeconds) &&
+                (number(target.clearsInSeconds) < 1 ? "done at once" : `done in about ${duration(target.clearsInSeconds)}`),
               target.oldestReceivedAt && h("span", {}, "oldest ", when(target.oldestReceivedAt, "ago")),
             ]
           : ["nothing waits"];
