@@ -127,7 +127,26 @@ impl Outbox {
         cursor: Option<&str>,
         limit: i64,
     ) -> Result<Page<Failure>, InspectError> {
-        let (failed_at, event): (Option<DateTime<Utc>>, Option<EventId>) = after(cursor)?.unzip();
+        let failures = self.find_failures(filter, None, after(cursor)?, limit + 1).await?;
+        Ok(Page::of(failures, limit, |failure| (failure.failed_at, failure.event_id)))
+    }
+
+    /// One failed event; `None` if it is not failed (any more).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn failure(&self, event: EventId) -> Result<Option<Failure>, StoreError> {
+        Ok(self.find_failures(&FailureFilter::default(), Some(event), None, 1).await?.pop())
+    }
+
+    async fn find_failures(
+        &self,
+        filter: &FailureFilter,
+        only: Option<EventId>,
+        after: Option<(DateTime<Utc>, EventId)>,
+        limit: i64,
+    ) -> Result<Vec<Failure>, StoreError> {
+        let (failed_at, last) = after.unzip();
         let mut failures = sqlx::query_as!(
             Failure,
             r#"
@@ -159,6 +178,7 @@ impl Outbox {
               and ($6::timestamptz is null or failed_at >= $6)
               and ($7::timestamptz is null or failed_at <= $7)           -- the index finds the page
               and ($7::timestamptz is null or (failed_at, event_id) < ($7, $8::uuid))
+              and ($10::uuid is null or event_id = $10)
             order by failed_at desc, event_id desc
             limit $9
             "#,
@@ -169,55 +189,16 @@ impl Outbox {
             filter.failed_before,
             filter.failed_since,
             failed_at,
-            event.map(|event| event.0),
-            limit + 1,
+            last.map(|event| event.0),
+            limit,
+            only.map(|event| event.0),
         )
         .fetch_all(&self.pool)
         .await?;
         for failure in &mut failures {
             failure.what_to_do = in_words(&failure.what_to_do);
         }
-        Ok(Page::of(failures, limit, |failure| (failure.failed_at, failure.event_id)))
-    }
-
-    /// One failed event; `None` if it is not failed (any more).
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn failure(&self, event: EventId) -> Result<Option<Failure>, StoreError> {
-        let mut failure = sqlx::query_as!(
-            Failure,
-            r#"
-            select
-                event_id as "event_id!: EventId",
-                source as "source!: SourceName",
-                topic as "topic!",
-                shop_customer_id,
-                email,
-                flexportal_customer_id,
-                occurred_at as "occurred_at!",
-                received_at as "received_at!",
-                failed_at as "failed_at!",
-                attempts as "attempts!",
-                http_status,
-                error_code,
-                error,
-                cause as "cause!",
-                warnings as "warnings!",
-                request_body as "request_body: Json<Box<RawValue>>",
-                response_body,
-                what_to_do as "what_to_do!"
-            from failed_syncs
-            where event_id = $1
-            "#,
-            event.0,
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        if let Some(failure) = &mut failure {
-            failure.what_to_do = in_words(&failure.what_to_do);
-        }
-        Ok(failure)
+        Ok(failures)
     }
 
     /// Failures counted by cause, the most frequent first.
