@@ -311,6 +311,7 @@ pub(crate) fn outcome_of<T>(outcome: &Result<T, FlexportalError>) -> &'static st
         Err(E::RateLimited { .. }) => "rate_limited",
         Err(E::Unavailable { .. }) => "unavailable",
         Err(E::TimedOut) => "timed_out",
+        Err(E::Unreached(_)) => "unreached",
         Err(E::Disconnected(_)) => "disconnected",
     }
 }

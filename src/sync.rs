@@ -260,7 +260,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
         let exchange = self.requests.update_customer(self.head, &self.translated.for_customer(&who.id)).await?;
-        if matches!(exchange.outcome, Err(FlexportalError::TimedOut)) {
+        if exchange.may_still_arrive() {
             self.record.rest = Some(self.requests.longest_under_way().saturating_sub(exchange.duration));
         }
         Ok(match self.recorded(exchange) {
@@ -371,7 +371,12 @@ fn hold_for(error: &FlexportalError) -> Option<(HoldReason, Duration)> {
     match error {
         E::Unauthorized { .. } => Some((HoldReason::Refused, PROBE_INTERVAL)),
         E::RateLimited { retry_after } => Some((HoldReason::RateLimited, (*retry_after).max(SHORTEST_HOLD))),
-        E::Refused { .. } | E::CustomerNotFound | E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) => None,
+        E::Refused { .. }
+        | E::CustomerNotFound
+        | E::Unavailable { .. }
+        | E::TimedOut
+        | E::Unreached(_)
+        | E::Disconnected(_) => None,
     }
 }
 

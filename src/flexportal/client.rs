@@ -21,6 +21,9 @@ const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 const KEPT_ANSWER_BYTES: usize = 4 * 1024;
 /// A claim lasts 30 s, and must be renewed and the request begun before.
 const LONGEST_UNDER_WAY: Duration = Duration::from_secs(28);
+/// Servers close connections that were idle, the earliest of the usual ones (Node's `keepAliveTimeout`) after 5 s, and a
+/// request that meets that is lost without a trace: its customer would have to rest.
+const IDLE_AT_MOST: Duration = Duration::from_secs(4);
 /// An address has one customer, or a few where FlexPortal holds duplicates.
 const LOOKUP_LIMIT: &str = "10";
 
@@ -72,6 +75,20 @@ pub struct Exchange<T> {
     pub outcome: Result<T, FlexportalError>,
 }
 
+impl<T> Exchange<T> {
+    /// Whether the request may yet be carried out although it seems to be over: we gave it up, its connection broke before
+    /// an answer, or a gateway answered that has lost sight of it as well.
+    #[must_use]
+    pub fn may_still_arrive(&self) -> bool {
+        match self.outcome {
+            Err(FlexportalError::TimedOut) => true,
+            Err(FlexportalError::Disconnected(_)) => self.http_status.is_none(),
+            Err(FlexportalError::Unavailable { .. }) => matches!(self.http_status, Some(502 | 504)),
+            _ => false,
+        }
+    }
+}
+
 /// FlexPortal acknowledged the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updated {
@@ -92,6 +109,8 @@ struct Answer {
     status: StatusCode,
     retry_after: Duration,
     body: Vec<u8>,
+    /// Why the body ends before its end.
+    broken: Option<FlexportalError>,
 }
 
 impl Client {
@@ -120,6 +139,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(target.timeout)
             .connect_timeout(target.timeout.min(Duration::from_secs(5)))
+            .pool_idle_timeout(IDLE_AT_MOST)
             .retry(reqwest::retry::never())
             .build()
             .map_err(|error| format!("target `{}`: {error}", target.name))?;
@@ -201,17 +221,18 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Answer, FlexportalError> {
-        let mut response = request.send().await.map_err(|error| disconnected(&error))?;
+        let mut response = request.send().await.map_err(|error| lost(&error))?;
         let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(header, self.clock.now());
-        let mut body = Vec::new();
+        let (mut body, mut broken) = (Vec::new(), None);
         loop {
             let chunk = match response.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
-                // What was refused is refused, however much of the explanation arrives.
-                Err(_) if !response.status().is_success() => break,
-                Err(error) => return Err(disconnected(&error)),
+                Err(error) => {
+                    broken = Some(lost(&error));
+                    break;
+                }
             };
             let room = MAX_ANSWER_BYTES - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -219,7 +240,7 @@ impl Client {
                 break;
             }
         }
-        Ok(Answer { status: response.status(), retry_after, body })
+        Ok(Answer { status: response.status(), retry_after, body, broken })
     }
 }
 
@@ -231,6 +252,8 @@ fn interpret<T>(
     let status = answer.status.as_u16();
     let error = || ErrorBody::read(&answer.body);
     match status {
+        // What was refused is refused, however much of the explanation arrives; success must be read.
+        200..=299 if let Some(error) = &answer.broken => Err(error.clone()),
         200..=299 => read(&answer.body).unwrap_or_else(|| {
             Err(FlexportalError::Unavailable {
                 code: Some("UNREADABLE_ANSWER".to_owned()),
@@ -283,8 +306,9 @@ fn read_list(body: &[u8]) -> Option<Result<Vec<Found>, FlexportalError>> {
     Some(Ok(customers.iter().filter_map(found).collect()))
 }
 
-fn disconnected(error: &reqwest::Error) -> FlexportalError {
-    if error.is_timeout() {
+/// Why there is no answer, or no whole one.
+fn lost(error: &reqwest::Error) -> FlexportalError {
+    if error.is_timeout() && !error.is_connect() {
         return FlexportalError::TimedOut;
     }
     // The innermost cause is the telling one, and holds no address with an e-mail in it.
@@ -292,11 +316,8 @@ fn disconnected(error: &reqwest::Error) -> FlexportalError {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    FlexportalError::Disconnected(if cause.to_string().contains("://") {
-        "unknown cause".to_owned()
-    } else {
-        cause.to_string()
-    })
+    let cause = if cause.to_string().contains("://") { "unknown cause".to_owned() } else { cause.to_string() };
+    if error.is_connect() { FlexportalError::Unreached(cause) } else { FlexportalError::Disconnected(cause) }
 }
 
 /// The beginning of an answer as text that Postgres takes.

@@ -46,8 +46,11 @@ pub enum FlexportalError {
     /// No answer in time; the request may still arrive.
     #[error("FlexPortal did not answer in time")]
     TimedOut,
-    /// No connection, or one that broke.
-    #[error("the connection to FlexPortal failed: {0}")]
+    /// No connection was made: the request never left.
+    #[error("FlexPortal cannot be reached: {0}")]
+    Unreached(String),
+    /// The connection broke, and with it the trace of the request.
+    #[error("the connection to FlexPortal broke: {0}")]
     Disconnected(String),
 }
 
@@ -57,7 +60,7 @@ impl FlexportalError {
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::TimedOut | Self::Disconnected(_) => true,
+            Self::Unavailable { .. } | Self::TimedOut | Self::Unreached(_) | Self::Disconnected(_) => true,
             Self::Refused { .. } | Self::CustomerNotFound | Self::Unauthorized { .. } | Self::RateLimited { .. } => {
                 false
             }
@@ -74,6 +77,7 @@ impl FlexportalError {
             Self::CustomerNotFound => Some("NOT_FOUND"),
             Self::RateLimited { .. } => Some("RATE_LIMITED"),
             Self::TimedOut => Some("TIMED_OUT"),
+            Self::Unreached(_) => Some("UNREACHED"),
             Self::Disconnected(_) => Some("DISCONNECTED"),
         }
     }
@@ -95,7 +99,8 @@ impl FlexportalError {
             Self::RateLimited { .. } => "rate limit reached".to_owned(),
             Self::Unavailable { .. } => "FlexPortal unavailable".to_owned(),
             Self::TimedOut => "no answer in time".to_owned(),
-            Self::Disconnected(_) => "no connection to FlexPortal".to_owned(),
+            Self::Unreached(_) => "no connection to FlexPortal".to_owned(),
+            Self::Disconnected(_) => "connection to FlexPortal broke".to_owned(),
         }
     }
 }

@@ -33,11 +33,10 @@ pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll:
         E::CustomerNotFound => Verdict::LookUpAgain,
         E::Unauthorized { .. } => Verdict::PauseTarget,
         E::RateLimited { retry_after } => Verdict::HoldTarget(*retry_after),
-        E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) if is_probe => Verdict::StayPaused,
-        E::Unavailable { .. } | E::TimedOut | E::Disconnected(_) => match policy.delay(attempt, roll) {
-            Some(delay) => Verdict::RetryIn(delay),
-            None => Verdict::Fail,
-        },
+        E::Unavailable { .. } | E::TimedOut | E::Unreached(_) | E::Disconnected(_) if is_probe => Verdict::StayPaused,
+        E::Unavailable { .. } | E::TimedOut | E::Unreached(_) | E::Disconnected(_) => {
+            policy.delay(attempt, roll).map_or(Verdict::Fail, Verdict::RetryIn)
+        }
     }
 }
 
@@ -47,7 +46,9 @@ pub fn ends_pause<T>(outcome: &Result<T, FlexportalError>) -> bool {
     use FlexportalError as E;
     match outcome {
         Ok(_) | Err(E::Refused { .. } | E::CustomerNotFound | E::RateLimited { .. }) => true,
-        Err(E::Unauthorized { .. } | E::Unavailable { .. } | E::TimedOut | E::Disconnected(_)) => false,
+        Err(E::Unauthorized { .. } | E::Unavailable { .. } | E::TimedOut | E::Unreached(_) | E::Disconnected(_)) => {
+            false
+        }
     }
 }
 

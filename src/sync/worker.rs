@@ -316,7 +316,9 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Ok(known) => known,
             Err(StoreError::Inconsistent(what)) => {
                 let waiting = timely(self.outbox.waiting_ids(claimed)).await.map_err(Interrupted::Store)?;
-                let reason = format!("what the database holds of this customer cannot be read: {what}");
+                let reason = format!(
+                    "what the database holds of this customer (customer_links.acknowledged) cannot be read: {what}"
+                );
                 tracing::error!(source = %claimed.source, error = %what, "a customer cannot be read: its events fail");
                 return Ok(failed_for(waiting.into_iter(), &reason, Record::default()));
             }

@@ -155,6 +155,44 @@ async fn after_a_timeout_the_customer_rests_until_the_request_cannot_arrive_any_
 }
 
 #[tokio::test]
+async fn after_any_request_of_unknown_fate_the_newer_change_waits_too() {
+    for failure in [Failure::Drop, Failure::status(502), Failure::status(504)] {
+        let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "1s")], "").await;
+        app.fake.fail_next(1, failure.clone());
+        app.deliver(linked(1, 0, &json!({"phone": "old"}))).await;
+        app.drain().await;
+        let newer = app.deliver(linked(1, 1, &json!({"phone": "new"}))).await.event_id();
+        app.advance(6 * SECOND);
+        assert_eq!(app.worker.step().await.expect("the database"), StepOutcome::Idle, "{failure:?}");
+        app.advance(SECOND);
+        app.drain().await;
+        assert_eq!((app.event(newer).await.status.as_str(), app.puts().len()), ("synced", 2), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_or_never_sent_is_not_waited_for() {
+    let app = App::start().await;
+    for (n, failure) in (1..).zip([Failure::status(500), Failure::status(503), Failure::CloseHalfway, Failure::Garbage])
+    {
+        app.fake.fail_next(1, failure.clone());
+        app.deliver(linked(n, 0, &json!({"phone": "old"}))).await;
+        app.drain().await;
+        let newer = app.sync(linked(n, 1, &json!({"phone": "new"}))).await;
+        assert_eq!(newer.status, "synced", "{failure:?}");
+    }
+    // Nobody listens at this address any more.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let app = App::start_with(&[("FLEXPORTAL_BASE_URL", &format!("http://{nobody}"))], "").await;
+    app.deliver(linked(1, 0, &json!({"phone": "old"}))).await;
+    app.drain().await;
+    let newer = app.deliver(linked(1, 1, &json!({"phone": "new"}))).await.event_id();
+    app.drain().await;
+    let event = app.event(newer).await;
+    assert_eq!((event.attempts, event.error_code.as_deref()), (1, Some("UNREACHED")), "tried at once");
+}
+
+#[tokio::test]
 async fn an_old_value_that_arrives_after_the_timeout_is_not_the_last_word() {
     let app = App::start_with(&[("FLEXPORTAL_TIMEOUT", "200ms")], "").await;
     app.fake.set_behaviour(Behaviour { latency_ms: 1_000, ..Behaviour::default() });

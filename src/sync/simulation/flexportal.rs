@@ -49,15 +49,24 @@ pub(super) struct State {
 enum Course {
     Answered,
     Failed(FlexportalError),
-    /// Carried out or not, the answer is lost.
-    Dropped {
+    /// Lost sight of: carried out late or never.
+    Lost {
         is_carried_out: bool,
-    },
-    /// Carried out late or never, without an answer in time.
-    Late {
-        is_carried_out: bool,
+        seen: Seen,
     },
 }
+
+/// What the sender of a lost request gets to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    BrokenConnection,
+    /// 502: the gateway has lost sight of it, too.
+    BadGateway,
+}
+
+/// What a request is answered: the status, where an error is meant to have one, and the outcome.
+type Answer<T> = (Option<u16>, Result<T, FlexportalError>);
 
 impl SimulatedFlexportal {
     pub(super) fn new(setting: &Setting, chance: Chance, steps: Steps) -> Self {
@@ -84,7 +93,7 @@ impl SimulatedFlexportal {
         self,
         put: Option<String>,
         carry_out: impl FnOnce(&mut State) -> Result<T, FlexportalError> + Send + 'static,
-        answer: oneshot::Sender<Result<T, FlexportalError>>,
+        answer: oneshot::Sender<Answer<T>>,
     ) {
         tokio::time::sleep(self.chance.up_to(LONGEST_WAY)).await;
         self.steps.count();
@@ -93,34 +102,47 @@ impl SimulatedFlexportal {
             state.arrives();
             let course = state.course(&self.chance);
             let wait = match course {
-                Course::Late { .. } => state.setting.carried_out_within,
-                _ => USUALLY_WITHIN,
+                Course::Lost { .. } => state.setting.carried_out_within,
+                Course::Answered | Course::Failed(_) => USUALLY_WITHIN,
             };
             (course, self.chance.up_to(wait))
         };
-        tokio::time::sleep(wait).await;
-        let outcome = {
+        let is_carried_out = match course {
+            Course::Answered => true,
+            Course::Failed(_) => false,
+            Course::Lost { is_carried_out, .. } => is_carried_out,
+        };
+        let carried_out = async {
+            tokio::time::sleep(wait).await;
             let mut state = self.state();
             if let Some(id) = put {
                 *state.under_way.entry(id).or_default() -= 1;
             }
-            match course {
-                Course::Failed(error) => Some(Err(error)),
-                Course::Answered => Some(carry_out(&mut state)),
-                Course::Dropped { is_carried_out } | Course::Late { is_carried_out } => {
-                    if is_carried_out {
-                        drop(carry_out(&mut state));
-                    }
-                    None
-                }
-            }
+            is_carried_out.then(|| carry_out(&mut state))
         };
-        match outcome {
-            Some(outcome) => drop(answer.send(outcome)),
-            None if wait > USUALLY_WITHIN => std::future::pending().await, // the connection stays open
-            None => drop(answer),
+        match course {
+            Course::Answered => drop(carried_out.await.map(|outcome| answer.send((None, outcome)))),
+            Course::Failed(error) => {
+                carried_out.await;
+                drop(answer.send((None, Err(error))));
+            }
+            Course::Lost { seen, .. } => {
+                let noticed = async {
+                    tokio::time::sleep(self.chance.up_to(USUALLY_WITHIN)).await;
+                    match seen {
+                        Seen::Nothing => std::future::pending().await, // the connection stays open
+                        Seen::BrokenConnection => drop(answer),
+                        Seen::BadGateway => drop(answer.send((Some(502), Err(unavailable("502"))))),
+                    }
+                };
+                tokio::join!(carried_out, noticed);
+            }
         }
     }
+}
+
+fn unavailable(what: &str) -> FlexportalError {
+    FlexportalError::Unavailable { code: None, what: what.to_owned() }
 }
 
 impl State {
@@ -171,20 +193,21 @@ impl State {
     }
 
     fn course(&self, chance: &Chance) -> Course {
-        let unavailable = || Course::Failed(FlexportalError::Unavailable { code: None, what: "503".to_owned() });
+        let lost = |is_carried_out, seen| Course::Lost { is_carried_out, seen };
         match self.fault {
-            Fault::None if chance.of(self.setting.late) => Course::Late { is_carried_out: true },
+            Fault::None if chance.of(self.setting.late) => lost(true, Seen::Nothing),
             Fault::None => Course::Answered,
             Fault::Some => match chance.below(20) {
-                0..=2 => unavailable(),
-                3 => Course::Dropped { is_carried_out: false },
-                4 | 5 => Course::Dropped { is_carried_out: true },
-                6 => Course::Late { is_carried_out: false },
-                7 => Course::Late { is_carried_out: true },
+                0..=2 => Course::Failed(unavailable("503")),
+                3 => lost(false, Seen::BrokenConnection),
+                4 => lost(true, Seen::BrokenConnection),
+                5 => lost(true, Seen::BadGateway),
+                6 => lost(false, Seen::Nothing),
+                7 => lost(true, Seen::Nothing),
                 _ => Course::Answered,
             },
-            Fault::Down => unavailable(),
-            Fault::Hanging => Course::Late { is_carried_out: chance.of(0.7) },
+            Fault::Down => Course::Failed(unavailable("503")),
+            Fault::Hanging => lost(chance.of(0.7), Seen::Nothing),
             Fault::Unauthorized => Course::Failed(FlexportalError::Unauthorized { code: None }),
             Fault::Limiting => {
                 let retry_after = Duration::from_secs([0, 1, 20, 60][chance.below(4)]);
@@ -242,13 +265,13 @@ impl Line {
         let (answer, answered) = oneshot::channel();
         // It goes on its way, whatever becomes of the worker.
         tokio::spawn(self.flexportal.clone().receive(put, carry_out, answer));
-        let outcome = match tokio::time::timeout(self.timeout, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(FlexportalError::Disconnected("dropped".to_owned())),
-            Err(_) => Err(FlexportalError::TimedOut),
+        let (http_status, outcome) = match tokio::time::timeout(self.timeout, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => (None, Err(FlexportalError::Disconnected("dropped".to_owned()))),
+            Err(_) => (None, Err(FlexportalError::TimedOut)),
         };
         let duration = start.elapsed();
-        Exchange { operation, started_at, duration, request_body, http_status: None, response_body: None, outcome }
+        Exchange { operation, started_at, duration, request_body, http_status, response_body: None, outcome }
     }
 }
 
