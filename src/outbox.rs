@@ -47,7 +47,7 @@ pub use claim::{ClaimedCustomer, Look};
 pub use committer::{CommitError, Committer};
 pub use erase::Erased;
 pub use inspect::*;
-pub use intervene::{DoneBy, Intervention};
+pub use intervene::{DoneBy, Intervention, Remedy};
 pub use links::{LinkChange, LinkOrigin, LinksImported, NewLink};
 pub use privacy::PrivacyRequest;
 pub use queue::Queue;

@@ -11,7 +11,7 @@ use super::given::{Age, Asked, Body, Given, Limit, Posted};
 use crate::domain::{EventId, ShopCustomerId, SourceName};
 use crate::http::Problem;
 use crate::inspect::MAX_REASON_CHARACTERS;
-use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox, Page};
+use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox, Page, Remedy};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -145,8 +145,10 @@ pub(super) struct Outcome {
     dry_run: bool,
     /// How many events were meant.
     matched: usize,
-    /// How many were set back, or closed.
+    /// How many were set back, or closed; none in a dry run.
     changed: usize,
+    /// How many could be: what was closed or settled meanwhile, or erased, is not tried again.
+    possible: usize,
     /// How many were left for the next request, which takes on as many again.
     remaining: usize,
     /// How long they take at the quota, behind all that is due, in seconds; null without a quota, and where nothing is
@@ -186,18 +188,7 @@ pub(super) async fn retry(
             "reason: goes with closing events, not with trying them again",
         ));
     }
-    let dry_run = selection.dry_run;
-    let events = selection.events(&admin.outbox).await?;
-    let takes_seconds = admin.outbox.takes_seconds(&events).await?;
-    let at = admin.outbox.clock().now();
-    if dry_run {
-        return Ok(Json(Outcome::of_dry_run(at, &events, takes_seconds, "would be tried again")));
-    }
-    let mut results = Vec::new();
-    for batch in events[..events.len().min(MAX_ACTED_ON)].chunks(BATCH) {
-        results.extend(admin.outbox.retry(batch, done_by(&headers)).await?);
-    }
-    Ok(Json(Outcome::of(at, events.len(), takes_seconds, results)))
+    selection.carry_out(&admin.outbox, Remedy::Retry, done_by(&headers)).await
 }
 
 /// Closes events for good: they are not tried again.
@@ -218,20 +209,34 @@ pub(super) async fn discard(
         let detail = format!("reason: write 1 to {MAX_REASON_CHARACTERS} characters");
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     };
-    let dry_run = selection.dry_run;
-    let events = selection.events(&admin.outbox).await?;
-    let at = admin.outbox.clock().now();
-    if dry_run {
-        return Ok(Json(Outcome::of_dry_run(at, &events, None, "would be closed")));
-    }
-    let mut results = Vec::new();
-    for batch in events[..events.len().min(MAX_ACTED_ON)].chunks(BATCH) {
-        results.extend(admin.outbox.discard(batch, &reason, done_by(&headers)).await?);
-    }
-    Ok(Json(Outcome::of(at, events.len(), None, results)))
+    selection.carry_out(&admin.outbox, Remedy::Discard { reason: &reason }, done_by(&headers)).await
 }
 
 impl Selection {
+    async fn carry_out(self, outbox: &Outbox, remedy: Remedy<'_>, by: DoneBy) -> Result<Json<Outcome>, Problem> {
+        let dry_run = self.dry_run;
+        let events = self.events(outbox).await?;
+        let takes_seconds = match remedy {
+            Remedy::Retry => outbox.takes_seconds(&events).await?,
+            Remedy::Discard { .. } => None,
+        };
+        let at = outbox.clock().now();
+        let mut results = Vec::new();
+        if dry_run {
+            results = outbox.rehearse(remedy, &events).await?;
+        } else {
+            for batch in events[..events.len().min(MAX_ACTED_ON)].chunks(BATCH) {
+                results.extend(outbox.apply(remedy, batch, by).await?);
+            }
+        }
+        let matched = events.len();
+        let possible = results.iter().filter(|result| result.is_done).count();
+        let (changed, remaining) =
+            if dry_run { (0, matched) } else { (possible, matched.saturating_sub(MAX_ACTED_ON)) };
+        results.truncate(MAX_RESULTS);
+        Ok(Json(Outcome { at, dry_run, matched, changed, possible, remaining, takes_seconds, results }))
+    }
+
     async fn events(self, outbox: &Outbox) -> Result<Vec<EventId>, Problem> {
         let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
         let now = outbox.clock().now();
@@ -250,28 +255,6 @@ impl Selection {
             (Some(_), false) if !filter.is_empty() => Err(wrong("filters go with `all`, not with named events")),
             (Some(events), false) if events.len() > MAX_NAMED => Err(wrong("name a thousand events at most")),
             (Some(events), false) => Ok(events),
-        }
-    }
-}
-
-impl Outcome {
-    fn of(at: DateTime<Utc>, matched: usize, takes_seconds: Option<f64>, mut results: Vec<Intervention>) -> Self {
-        let changed = results.iter().filter(|result| result.is_done).count();
-        results.truncate(MAX_RESULTS);
-        let remaining = matched.saturating_sub(MAX_ACTED_ON);
-        Self { at, dry_run: false, matched, changed, remaining, takes_seconds, results }
-    }
-
-    fn of_dry_run(at: DateTime<Utc>, events: &[EventId], takes_seconds: Option<f64>, outcome: &str) -> Self {
-        let would = |event: &EventId| Intervention { event_id: *event, outcome: outcome.to_owned(), is_done: false };
-        Self {
-            at,
-            dry_run: true,
-            matched: events.len(),
-            changed: 0,
-            remaining: events.len(),
-            takes_seconds,
-            results: events.iter().take(MAX_RESULTS).map(would).collect(),
         }
     }
 }

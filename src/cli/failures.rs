@@ -12,7 +12,7 @@ use super::filters::{Age, customer, event, source};
 use super::show::{self, Progress, Rows, counted, plain, plain_or_none, span, table, time};
 use crate::domain::{EventId, ShopCustomerId, SourceName};
 use crate::inspect::MAX_REASON_CHARACTERS;
-use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox};
+use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox, Remedy};
 
 /// `failures`
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// Why; it is kept with the event
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
     },
 }
@@ -117,13 +117,15 @@ const BATCH: usize = 200;
 /// Failures that one command takes on; the next one takes the rest.
 const MAX_EVENTS: i64 = 1_000_000;
 
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim().chars().count() {
+        1..=MAX_REASON_CHARACTERS => Ok(text.trim().to_owned()),
+        _ => Err(format!("give 1 to {MAX_REASON_CHARACTERS} characters, such as \"test data\"")),
+    }
+}
+
 impl Failures {
     pub(super) async fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-        if let Command::Discard { reason, .. } = &self.command
-            && (reason.trim().is_empty() || reason.chars().count() > MAX_REASON_CHARACTERS)
-        {
-            bail!("give a reason of 1 to {MAX_REASON_CHARACTERS} characters: --reason \"test data\"");
-        }
         let (_, outbox) = show::outbox(file).await?;
         let source = match &self.command {
             Command::List { filter, .. } => filter.source.as_ref(),
@@ -136,8 +138,8 @@ impl Failures {
             Command::List { filter, limit, json } => list(&outbox, &filter, limit, json).await,
             Command::Groups { source, json } => groups(&outbox, source.as_ref(), json).await,
             Command::Show { event, json } => show_one(&outbox, event, json).await,
-            Command::Retry(Again { which }) => which.carry_out(&outbox, &Action::Retry).await,
-            Command::Discard { which, reason } => which.carry_out(&outbox, &Action::Discard { reason }).await,
+            Command::Retry(Again { which }) => which.carry_out(&outbox, Remedy::Retry).await,
+            Command::Discard { which, reason } => which.carry_out(&outbox, Remedy::Discard { reason: &reason }).await,
         }
     }
 }
@@ -254,11 +256,6 @@ async fn show_one(outbox: &Outbox, event: EventId, json: bool) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-enum Action {
-    Retry,
-    Discard { reason: String },
-}
-
 /// What came of it, for scripts.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -266,77 +263,72 @@ struct Report {
     dry_run: bool,
     matched: usize,
     changed: usize,
+    /// How many could be changed: in a dry run, what it would come to.
+    possible: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     takes_seconds: Option<f64>,
     results: Vec<Intervention>,
 }
 
 impl Which {
-    async fn carry_out(self, outbox: &Outbox, action: &Action) -> anyhow::Result<ExitCode> {
+    async fn carry_out(self, outbox: &Outbox, remedy: Remedy<'_>) -> anyhow::Result<ExitCode> {
         let events = if self.all {
             outbox.failed_events(&self.filter.at(outbox.clock().now()), MAX_EVENTS).await?
         } else {
             self.events.clone()
         };
-        let takes_seconds = match action {
-            Action::Retry => outbox.takes_seconds(&events).await?,
-            Action::Discard { .. } => None,
+        let takes_seconds = match remedy {
+            Remedy::Retry => outbox.takes_seconds(&events).await?,
+            Remedy::Discard { .. } => None,
         };
-        let mut report =
-            Report { dry_run: self.dry_run, matched: events.len(), changed: 0, takes_seconds, results: vec![] };
-        if !self.dry_run {
-            report.results = act_on_all(outbox, action, &events).await?;
-            report.changed = report.results.iter().filter(|result| result.is_done).count();
-        }
+        let results = act_on_all(outbox, remedy, &events, self.dry_run).await?;
+        let possible = results.iter().filter(|result| result.is_done).count();
+        let changed = if self.dry_run { 0 } else { possible };
+        let report = Report { dry_run: self.dry_run, matched: events.len(), changed, possible, takes_seconds, results };
         if self.json {
             show::json(&report)?;
         } else {
-            self.tell(action, &events, &report);
+            self.tell(remedy, &report);
         }
         // Asked for by name, an event that is not there is a mistake; that nothing matches a filter is not.
-        let all_known = self.dry_run || self.all || report.results.len() == events.len();
-        Ok(if all_known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let has_unknown = report.results.iter().any(Intervention::is_of_unknown_event);
+        Ok(if has_unknown { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    fn tell(&self, action: &Action, events: &[EventId], report: &Report) {
-        let done = match action {
-            Action::Retry => "tried again",
-            Action::Discard { .. } => "closed",
-        };
-        let all = counted(events.len() as u64, "event");
-        if events.is_empty() {
+    fn tell(&self, remedy: Remedy<'_>, report: &Report) {
+        let all = counted(report.matched as u64, "event");
+        if report.matched == 0 {
             println!("nothing to do: no failure matches");
-        } else if self.dry_run {
-            println!("{all} would be {done}; nothing was changed");
-        } else if self.all {
-            println!(
-                "{} of {all} {}",
-                report.changed,
-                if matches!(action, Action::Retry) { "will be tried again" } else { done }
-            );
-        } else {
+        } else if !self.all {
             for result in &report.results {
                 println!("{}: {}", result.event_id, result.outcome);
             }
-            for event in events.iter().filter(|event| report.results.iter().all(|result| result.event_id != **event)) {
-                println!("{event}: there is no such event");
-            }
+        } else if !self.dry_run {
+            let will = if remedy == Remedy::Retry { "will be " } else { "" };
+            println!("{} of {all} {will}{}", report.changed, remedy.done());
         }
-        if let Some(seconds) =
-            report.takes_seconds.filter(|_| !events.is_empty() && (self.dry_run || report.changed > 0))
-        {
+        if self.dry_run && report.matched > 0 {
+            println!("{} of {all} would be {}; nothing was changed", report.possible, remedy.done());
+        }
+        if let Some(seconds) = report.takes_seconds.filter(|_| report.possible > 0) {
             println!("at the quota, behind all that is due, that takes about {}", span(seconds));
         }
     }
 }
 
-async fn act_on_all(outbox: &Outbox, action: &Action, events: &[EventId]) -> anyhow::Result<Vec<Intervention>> {
+async fn act_on_all(
+    outbox: &Outbox,
+    remedy: Remedy<'_>,
+    events: &[EventId],
+    dry_run: bool,
+) -> anyhow::Result<Vec<Intervention>> {
     let progress = (events.len() > BATCH).then(|| Progress::new("events", events.len()));
     let mut results = Vec::with_capacity(events.len());
     for (n, batch) in events.chunks(BATCH).enumerate() {
-        results.extend(match action {
-            Action::Retry => outbox.retry(batch, DoneBy::Terminal).await?,
-            Action::Discard { reason } => outbox.discard(batch, reason, DoneBy::Terminal).await?,
+        results.extend(if dry_run {
+            outbox.rehearse(remedy, batch).await?
+        } else {
+            outbox.apply(remedy, batch, DoneBy::Terminal).await?
         });
         if let Some(progress) = &progress {
             progress.at((n + 1) * BATCH);

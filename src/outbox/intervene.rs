@@ -41,71 +41,121 @@ pub struct Intervention {
     pub event_id: EventId,
     /// What came of it, in a few words.
     pub outcome: String,
-    /// Whether it changed anything.
+    /// Whether it changed anything; in a dry run, whether it would.
     pub is_done: bool,
 }
 
 impl Intervention {
     fn of(event_id: EventId, outcome: String) -> Self {
         // As `retry_sync` and `discard_sync` word it.
-        Self { event_id, is_done: !outcome.starts_with("nothing to do"), outcome }
+        let is_done = outcome != NO_SUCH_EVENT && !outcome.starts_with("nothing to do");
+        Self { event_id, outcome, is_done }
+    }
+
+    /// Whether there is no such event.
+    #[must_use]
+    pub fn is_of_unknown_event(&self) -> bool {
+        self.outcome == NO_SUCH_EVENT
     }
 }
 
-impl Outbox {
-    /// Sets failed, unmatched or discarded events back, so that they are tried again; unknown ones are left out of the
-    /// answer.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then none was set back.
-    pub async fn retry(&self, events: &[EventId], by: DoneBy) -> Result<Vec<Intervention>, StoreError> {
-        let ids: Vec<Uuid> = events.iter().map(|event| event.0).collect();
-        let mut transaction = self.pool.begin().await?;
-        done_by(&mut transaction, by).await?;
-        let outcomes = sqlx::query!(
-            r#"
-            select id as "id: EventId", retry_sync(id) as "outcome!"
-            from (
-                select id
-                from deliveries
-                where id = any($1)
-                order by source, shop_customer_id, id        -- the queue's rows are locked in one order
-            ) as known
-            "#,
-            &ids,
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(outcomes.into_iter().map(|row| Intervention::of(row.id, row.outcome)).collect())
-    }
+/// What people do to events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy<'a> {
+    /// Failed, unmatched and discarded events are set back, and tried again.
+    Retry,
+    /// Failed and unmatched events, and privacy requests that were answered, are closed for good.
+    Discard {
+        /// Why.
+        reason: &'a str,
+    },
+}
 
-    /// Closes failed or unmatched events, or privacy requests that were answered, for good; unknown ones are left out of
-    /// the answer.
+impl Remedy<'_> {
+    /// What it makes of an event, such as "closed".
+    #[must_use]
+    pub fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "tried again",
+            Self::Discard { .. } => "closed",
+        }
+    }
+}
+
+/// The outcome of an event that never was, or is gone.
+const NO_SUCH_EVENT: &str = "there is no such event";
+
+impl Outbox {
+    /// Applies a remedy to events, and says what came of each, once.
     ///
     /// # Errors
-    /// [`StoreError`]; then none was closed.
-    pub async fn discard(&self, events: &[EventId], reason: &str, by: DoneBy) -> Result<Vec<Intervention>, StoreError> {
+    /// [`StoreError`]; then none was changed.
+    pub async fn apply(
+        &self,
+        remedy: Remedy<'_>,
+        events: &[EventId],
+        by: DoneBy,
+    ) -> Result<Vec<Intervention>, StoreError> {
         let ids: Vec<Uuid> = events.iter().map(|event| event.0).collect();
+        let reason = match remedy {
+            Remedy::Retry => None,
+            Remedy::Discard { reason } => Some(reason),
+        };
         let mut transaction = self.pool.begin().await?;
         done_by(&mut transaction, by).await?;
         let outcomes = sqlx::query!(
             r#"
-            select id as "id: EventId", discard_sync(id, $2) as "outcome!"
+            select
+                asked as "id!: EventId",
+                case
+                    when id is null then $3::text
+                    when $2::text is null then retry_sync(id)
+                    else discard_sync(id, $2)
+                end as "outcome!"
             from (
-                select id
-                from deliveries
-                where id = any($1)
-                order by id
+                select distinct asked, d.id, d.source, d.shop_customer_id
+                from unnest($1::uuid[]) as asked
+                left join deliveries d on d.id = asked
+                order by d.source, d.shop_customer_id, d.id        -- rows are locked in one order, the queue's first
             ) as known
             "#,
             &ids,
             reason,
+            NO_SUCH_EVENT,
         )
         .fetch_all(&mut *transaction)
         .await?;
         transaction.commit().await?;
         Ok(outcomes.into_iter().map(|row| Intervention::of(row.id, row.outcome)).collect())
+    }
+
+    /// What [`Outbox::apply`] would come to now; changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rehearse(&self, remedy: Remedy<'_>, events: &[EventId]) -> Result<Vec<Intervention>, StoreError> {
+        let ids: Vec<Uuid> = events.iter().map(|event| event.0).collect();
+        let outcomes = sqlx::query!(
+            r#"
+            select
+                asked as "id!: EventId",
+                case
+                    when d.id is null then $3::text
+                    when $2::boolean then why_not_retry(d.id)
+                    else why_not_discard(d.id)
+                end as why_not
+            from (select distinct unnest($1::uuid[]) as asked) as named
+            left join deliveries d on d.id = asked
+            order by d.source, d.shop_customer_id, d.id
+            "#,
+            &ids,
+            remedy == Remedy::Retry,
+            NO_SUCH_EVENT,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let would = || format!("would be {}", remedy.done());
+        Ok(outcomes.into_iter().map(|row| Intervention::of(row.id, row.why_not.unwrap_or_else(would))).collect())
     }
 
     /// How long it takes to try these events again at the quota, behind all that is due, in seconds; `None` without a

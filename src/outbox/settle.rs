@@ -228,7 +228,7 @@ async fn write_results(
         insert into event_states as state (
             event_id, status, attempts, last_http_status, last_error_code, last_error,
             warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at,
-            source, shop_customer_id, cause
+            source, shop_customer_id, cause, first_failed_at
         )
         select
             event_id, status, attempts, http_status, error_code, error,
@@ -238,7 +238,8 @@ async fn write_results(
             case when is_final then coalesce($12::timestamptz, clock_timestamp()) end,
             case when is_final and status in ('failed', 'unmatched') then $13 end,
             case when is_final and status in ('failed', 'unmatched') then $14 end,
-            cause
+            cause,
+            case when is_final and status = 'failed' then coalesce($12::timestamptz, clock_timestamp()) end
         from unnest(
             $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
             $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[], $15::text[]
@@ -260,7 +261,8 @@ async fn write_results(
             finished_at = excluded.finished_at,
             source = excluded.source,
             shop_customer_id = excluded.shop_customer_id,
-            cause = excluded.cause
+            cause = excluded.cause,
+            first_failed_at = coalesce(state.first_failed_at, excluded.first_failed_at)
         where state.finished_at is null          -- closed by a person meanwhile: that stands
         "#,
         &ids,

@@ -86,7 +86,7 @@ async fn what_failed_is_paged_counted_tried_again_and_closed() {
     let cause = groups["items"][0]["cause"].clone();
 
     let dry = post(&app, "/api/v1/failures/retry", &json!({"all": true, "cause": cause, "dryRun": true})).await.body;
-    assert_eq!((&dry["matched"], &dry["changed"], &dry["takesSeconds"]), (&json!(4), &json!(0), &json!(4.0)), "{dry}");
+    assert_eq!((&dry["possible"], &dry["changed"], &dry["takesSeconds"]), (&json!(4), &json!(0), &json!(4.0)), "{dry}");
     assert_eq!(dry["results"].as_array().map(Vec::len), Some(4), "which they are: {dry}");
     let before = json!({"all": true, "failedBefore": "2026-11-23T10:00:02Z", "dryRun": true});
     assert_eq!(post(&app, "/api/v1/failures/retry", &before).await.body["matched"], 2);

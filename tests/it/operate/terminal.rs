@@ -1,5 +1,7 @@
 //! The commands, run as a person would.
 
+use std::time::Duration;
+
 use assert_cmd::Command;
 use flexportal_sync::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure, Refusal};
@@ -77,7 +79,7 @@ async fn failures_are_counted_by_cause_shown_in_full_tried_again_and_closed() {
 
     let filter = ["--all", "--cause", "`phone` refused"];
     let dry = shown(&app, &[&["failures", "retry"], filter.as_slice(), &["--dry-run"]].concat()).await;
-    assert!(dry.contains("3 events would be tried again"), "{dry}");
+    assert!(dry.contains("3 of 3 events would be tried again; nothing was changed"), "{dry}");
     assert!(dry.contains("takes about 3 s"), "at 60 a minute: {dry}");
     assert_eq!(app.count("select count(*) from failed_syncs").await, 4, "nothing was changed");
 
@@ -97,12 +99,59 @@ async fn failures_are_counted_by_cause_shown_in_full_tried_again_and_closed() {
     let unknown = told(&app, &["failures", "retry", "01a20ac5-81a5-7e33-b6da-56d3d63588d4"]).await;
     assert_eq!((unknown.code, unknown.out.contains("there is no such event")), (Some(1), true), "{}", unknown.out);
     let unreasonable = told(&app, &["failures", "discard", "--all", "--reason", " "]).await;
-    assert_eq!(unreasonable.code, Some(1));
+    assert_eq!(unreasonable.code, Some(2), "what cannot be meant is told as any wrong argument");
     let closed = shown(&app, &["failures", "discard", "--all", "--reason", "test data"]).await;
     assert!(closed.contains("1 of 1 event closed"), "{closed}");
     assert_eq!(shown(&app, &["failures", "list"]).await, "no failures\n");
     let closed = json_of(&app, &["customers", "list", "--state", "discarded"]).await;
     assert_eq!(closed[0]["shopCustomerId"], "shop-4", "FlexPortal has not got its change: that is not in sync");
+}
+
+#[tokio::test]
+async fn a_dry_run_promises_no_more_than_is_done() {
+    let app = App::start().await;
+    refuse_phones(&app, &[1, 2, 3]);
+    let mut failed = Vec::new();
+    for n in 1..=3 {
+        failed.push(app.deliver(linked(n, n, &json!({"phone": "x"}))).await.event_id().to_string());
+        app.drain().await;
+    }
+    shown(&app, &["erase", "--source", "generic", "--customer", "shop-1"]).await;
+    shown(&app, &["failures", "discard", &failed[1], "--reason", "test data"]).await;
+    let unknown = "01a20ac5-81a5-7e33-b6da-56d3d63588d4";
+    let all = [failed[0].as_str(), &failed[1], &failed[2], unknown];
+    for command in [&["failures", "retry"][..], &["failures", "discard", "--reason", "seen"]] {
+        let dry = told(&app, &[command, all.as_slice(), &["--dry-run", "--json"]].concat()).await;
+        let real = told(&app, &[command, all.as_slice(), &["--json"]].concat()).await;
+        assert_eq!((dry.code, real.code), (Some(1), Some(1)), "one of them is unknown");
+        let report = |told: &Output| serde_json::from_str::<Value>(&told.out).expect("JSON");
+        let (dry, real) = (report(&dry), report(&real));
+        let done = |report: &Value| {
+            let results = report["results"].as_array().expect("results").clone();
+            results.iter().map(|result| (result["eventId"].clone(), result["isDone"].clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(done(&dry), done(&real), "{dry} {real}");
+        assert_eq!((&dry["possible"], &dry["changed"]), (&real["changed"], &json!(0)), "{dry} {real}");
+        assert_eq!(dry["results"].as_array().map(Vec::len), Some(4), "the unknown one, too: {dry}");
+    }
+}
+
+#[tokio::test]
+async fn since_when_it_fails_is_not_forgotten_by_a_retry() {
+    let app = App::start().await;
+    refuse_phones(&app, &[1]);
+    let event = app.deliver(linked(1, 0, &json!({"phone": "x"}))).await.event_id().to_string();
+    app.drain().await;
+    let since = json_of(&app, &["failures", "groups"]).await[0]["firstFailedAt"].clone();
+    app.advance(Duration::from_hours(3));
+    let again = shown(&app, &["failures", "retry", &event]).await;
+    assert!(again.contains("will be tried again at once"), "{again}");
+    // At once by the clock of the database, which is not that of the test.
+    sqlx::query("update waiting_customers set due_at = '2026-11-23'").execute(&app.db.pool).await.expect("due");
+    app.drain().await;
+    let group = json_of(&app, &["failures", "groups"]).await[0].clone();
+    assert_eq!(group["firstFailedAt"], since);
+    assert_ne!(group["lastFailedAt"], since, "{group}");
 }
 
 #[tokio::test]
