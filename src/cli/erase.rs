@@ -43,6 +43,7 @@ impl Erase {
             (None, Some(email)) => outbox.customers_with_email(&self.source, &email).await?,
             (None, None) => vec![],
         };
+        let namesakes = outbox.namesakes(&self.source, &customers).await?;
         let mut events = 0;
         for customer in &customers {
             let erased = if self.dry_run {
@@ -60,6 +61,7 @@ impl Erase {
         if events == 0 {
             bail!("nothing personal is stored of this customer (any more): check --source, and --customer or --email");
         }
+        show::tell_namesakes(&namesakes, "erase");
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -47,6 +47,7 @@ impl Export {
         if held.is_empty() {
             bail!("nothing is stored of this customer: check --source, and --customer or --email");
         }
+        show::tell_namesakes(&outbox.namesakes(&self.source, &held).await?, "export");
         let mut out = std::io::stdout().lock();
         write!(out, "[")?;
         for (n, customer) in held.iter().enumerate() {

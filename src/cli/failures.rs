@@ -226,6 +226,9 @@ pub(super) fn table_of_groups(groups: &[FailureGroup]) -> Rows {
 
 async fn show_one(outbox: &Outbox, event: EventId, json: bool) -> anyhow::Result<ExitCode> {
     let Some(failure) = outbox.failure(event).await? else {
+        if outbox.event(event).await?.is_none() {
+            bail!("there is no event {event}");
+        }
         bail!("{event} is not failed (any more): flexportal-sync events show {event}");
     };
     if json {

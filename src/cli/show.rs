@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::configure;
 use crate::config::{Config, Needs};
-use crate::domain::{Clock, SourceName};
+use crate::domain::{Clock, ShopCustomerId, SourceName};
 use crate::inspect;
 use crate::outbox::{Outbox, StoreError};
 
@@ -28,6 +28,16 @@ pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbo
         return Err(StoreError::NotMigrated.into());
     }
     Ok((config, outbox))
+}
+
+/// Says, beside the output, whom else the same e-mail leads to, and the command for them.
+pub(super) fn tell_namesakes(namesakes: &[(SourceName, ShopCustomerId)], command: &str) {
+    for (source, customer) in namesakes {
+        let customer = plain(customer.as_str());
+        eprintln!(
+            "the same e-mail is held of customer {customer} of {source}: flexportal-sync {command} --source {source} --customer '{customer}'"
+        );
+    }
 }
 
 /// Rows under a header. Where the terminal is too narrow for them side by side, each row is shown on lines of its own.

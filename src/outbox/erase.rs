@@ -202,6 +202,43 @@ impl Outbox {
     }
 }
 
+impl Outbox {
+    /// Other customers, of this shop or another, that gave an e-mail which one of these customers gave, letter case apart;
+    /// twenty at most. Who asks to be erased or told may mean them, too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn namesakes(
+        &self,
+        source: &SourceName,
+        customers: &[ShopCustomerId],
+    ) -> Result<Vec<(SourceName, ShopCustomerId)>, StoreError> {
+        let customers: Vec<_> = customers.iter().map(|customer| customer.as_str().to_owned()).collect();
+        let rows = sqlx::query!(
+            r#"
+            select distinct other.source as "source!: SourceName", other.shop_customer_id as "customer!: ShopCustomerId"
+            from (
+                select distinct lower(email) as email
+                from deliveries
+                where source = $1
+                  and shop_customer_id = any($2)
+                  and email is not null
+            ) as own
+            join deliveries other on lower(other.email) = own.email
+            where other.shop_customer_id is not null
+              and not (other.source = $1 and other.shop_customer_id = any($2))
+            order by 1, 2
+            limit 20
+            "#,
+            source.as_str(),
+            &customers,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.source, row.customer)).collect())
+    }
+}
+
 /// Bodies and e-mails.
 async fn erase_deliveries(
     connection: &mut PgConnection,

@@ -110,11 +110,7 @@ async fn a_redaction_without_an_id_goes_by_the_email_and_shop_redact_takes_the_w
             "{sql}"
         );
     }
-    assert_eq!(
-        app.count("select count(*) from deliveries where payload::text like '%Grace%'").await,
-        1,
-        "another shop's"
-    );
+    assert_eq!(app.count("select count(*) from deliveries where payload::text like '%Grace%'").await, 1, "other-7");
     assert_eq!(app.count("select count(*) from deliveries where source = 'shopify' and email is not null").await, 0);
 }
 
@@ -190,6 +186,23 @@ async fn a_person_erases_after_seeing_what_that_means() {
         1
     );
     assert_eq!(erase(false).await.code, Some(1), "nothing is known under that e-mail any more");
+}
+
+#[tokio::test]
+async fn who_else_has_the_same_email_is_said() {
+    let app = App::start().await;
+    app.sync(shopify(1, 0, &json!({"first_name": "Ada"}))).await;
+    app.sync(generic("other-7", 1, &json!({"email": "Customer1@Example.com"}))).await;
+    let folder = folder();
+    for command in ["export", "erase"] {
+        let mut run_of = program(&folder);
+        run_of.args([command, "--source", "shopify", "--email", "customer1@example.com"]);
+        let told = run(run_of.env("DATABASE_URL", app.db.url.expose_secret())).await;
+        assert_eq!(told.code, Some(0), "{}", told.err);
+        let hint = format!("flexportal-sync {command} --source generic --customer 'other-7'");
+        assert!(told.err.contains(&hint), "{command}: {}", told.err);
+        assert!(!told.out.contains("other-7"), "{command} is of one shop: {}", told.out);
+    }
 }
 
 #[tokio::test]
