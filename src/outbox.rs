@@ -14,7 +14,7 @@
 //! Everything that replicas must agree on is decided by Postgres' clock. Statements take `$n::timestamptz` in
 //! its place, which is null but in tests that move time by hand.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -28,6 +28,7 @@ mod activity;
 mod claim;
 mod committer;
 mod erase;
+mod gathering;
 #[cfg(test)]
 pub(crate) mod in_memory;
 mod inspect;
@@ -108,6 +109,16 @@ impl From<sqlx::Error> for InspectError {
 }
 
 impl StoreError {
+    /// The same for another whose work was in the same transaction.
+    fn again(&self) -> Self {
+        match self {
+            Self::Refused(error) => Self::Refused(sqlx::Error::Protocol(error.to_string())),
+            Self::Inconsistent(what) => Self::Inconsistent(what.clone()),
+            Self::NotMigrated => Self::NotMigrated,
+            error => Self::Unavailable(sqlx::Error::Protocol(error.to_string())),
+        }
+    }
+
     /// Postgres' code for what happened, if it said one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
@@ -139,6 +150,7 @@ pub struct Outbox {
     pool: PgPool,
     options: PgConnectOptions,
     clock: Clock,
+    settling: Arc<settle::Settling>,
 }
 
 impl Outbox {
@@ -158,7 +170,7 @@ impl Outbox {
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(|connection, _| Box::pin(limit_time(connection)))
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, clock })
+        Ok(Self { pool, options, clock, settling: Arc::default() })
     }
 
     /// The clock that this outbox tells Postgres to go by.

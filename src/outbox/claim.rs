@@ -212,6 +212,11 @@ impl Outbox {
 }
 
 impl ClaimedCustomer {
+    /// FlexPortal's id that its link led to when it was read.
+    pub(super) fn linked_to(&self) -> Option<&str> {
+        self.linked_to.as_ref().map(FlexportalCustomerId::as_str)
+    }
+
     /// Whether a worker died holding it: whatever waits may have been sent already.
     #[must_use]
     pub fn is_takeover(&self) -> bool {

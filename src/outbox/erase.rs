@@ -58,6 +58,7 @@ impl Outbox {
         up_to: Option<EventId>,
         by: DoneBy,
     ) -> Result<Option<Erased>, StoreError> {
+        let key = (source, customer);
         let (source, customer, up_to) = (source.as_str(), customer.as_str(), up_to.map(|event| event.0));
         let mut transaction = self.pool.begin().await?;
         // Its place in the queue is ours to the end, also if it had none: nobody claims it meanwhile, and what arrives
@@ -128,7 +129,7 @@ impl Outbox {
         )
         .execute(&mut *transaction)
         .await?;
-        settle::move_up(&mut transaction, source, customer).await?;
+        settle::move_up(&mut transaction, &[key]).await?;
         let erased = Erased { events: u64::try_from(events.len()).unwrap_or(u64::MAX), closed, requests };
         if erased.events > 0 {
             intervene::done_by(&mut transaction, by).await?;

@@ -69,81 +69,60 @@ impl LinkChange {
     }
 }
 
-/// Writes a change, unless the link is not any more what it was when the customer was read: a person's word counts.
+/// Writes changes, each unless the link is not any more what it was when the customer was read: a person's word counts.
 pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
-    claimed: &ClaimedCustomer,
-    change: &LinkChange,
+    changes: &[(&ClaimedCustomer, &LinkChange)],
 ) -> Result<(), StoreError> {
-    let (source, customer) = (claimed.source.as_str(), claimed.customer.as_str());
-    let linked_to = claimed.linked_to.as_ref().map(FlexportalCustomerId::as_str);
-    match change {
-        LinkChange::Keep => {}
-        LinkChange::Doubt => doubt(connection, source, customer).await?,
-        LinkChange::Drop { flexportal_id } => drop(connection, source, customer, flexportal_id).await?,
-        LinkChange::Found { flexportal_id, origin } => {
-            sqlx::query!(
-                r#"
-                insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin)
-                values ($1, $2, $3, $4)
-                on conflict (source, shop_customer_id) do update
-                set flexportal_customer_id = excluded.flexportal_customer_id,
-                    origin = excluded.origin,
-                    acknowledged = (             -- what was said is said; the values are another customer's
-                        select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
-                        from jsonb_each(customer_links.acknowledged) as before (field, known)
-                    ),
-                    last_synced_at = null,
-                    last_occurred_at = null
-                where customer_links.flexportal_customer_id is not distinct from $5
-                  and customer_links.flexportal_customer_id is distinct from excluded.flexportal_customer_id
-                "#,
-                source,
-                customer,
-                flexportal_id.as_str(),
-                origin.as_str(),
-                linked_to,
-            )
-            .execute(connection)
-            .await?;
-        }
-        LinkChange::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } => {
-            sqlx::query!(
-                r#"
-                insert into customer_links as link (
-                    source, shop_customer_id, flexportal_customer_id, origin,
-                    last_synced_at, last_occurred_at, acknowledged
-                )
-                values ($1, $2, $3, coalesce($4, 'event'), $5, $6, $7)
-                on conflict (source, shop_customer_id) do update
-                set flexportal_customer_id = excluded.flexportal_customer_id,
-                    origin = coalesce($4, link.origin),
-                    last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
-                    last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
-                    acknowledged = excluded.acknowledged
-                where link.flexportal_customer_id is not distinct from $8
-                "#,
-                source,
-                customer,
-                flexportal_id.as_str(),
-                origin.map(LinkOrigin::as_str),
-                *synced_at,
-                *occurred_at,
-                Json(acknowledged) as _,
-                linked_to,
-            )
-            .execute(connection)
-            .await?;
+    let (mut doubted, mut dropped, mut found, mut known) = (vec![], vec![], vec![], vec![]);
+    for (claimed, change) in changes {
+        match change {
+            LinkChange::Keep => {}
+            LinkChange::Doubt => doubted.push(*claimed),
+            LinkChange::Drop { flexportal_id } => dropped.push((*claimed, flexportal_id)),
+            LinkChange::Found { flexportal_id, origin } => found.push((*claimed, flexportal_id, *origin)),
+            LinkChange::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } => {
+                known.push(Known {
+                    claimed,
+                    flexportal_id,
+                    origin: *origin,
+                    acknowledged,
+                    occurred_at: *occurred_at,
+                    synced_at: *synced_at,
+                });
+            }
         }
     }
-    Ok(())
+    doubt(connection, &doubted).await?;
+    drop(connection, &dropped).await?;
+    find(connection, &found).await?;
+    acknowledge(connection, &known).await
 }
 
-/// Strips the values of a link.
-async fn doubt(connection: &mut sqlx::PgConnection, source: &str, customer: &str) -> Result<(), StoreError> {
+/// A change of what is known to be acknowledged; see [`LinkChange::Acknowledged`].
+struct Known<'a> {
+    claimed: &'a ClaimedCustomer,
+    flexportal_id: &'a FlexportalCustomerId,
+    origin: Option<LinkOrigin>,
+    acknowledged: &'a Acknowledged,
+    occurred_at: Option<DateTime<Utc>>,
+    synced_at: Option<DateTime<Utc>>,
+}
+
+/// The keys of customers, as columns.
+fn keys<'a>(claimed: impl Iterator<Item = &'a ClaimedCustomer>) -> (Vec<&'a str>, Vec<&'a str>) {
+    claimed.map(|claimed| (claimed.source.as_str(), claimed.customer.as_str())).unzip()
+}
+
+/// Strips the values of links.
+async fn doubt(connection: &mut sqlx::PgConnection, claimed: &[&ClaimedCustomer]) -> Result<(), StoreError> {
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    let (sources, customers) = keys(claimed.iter().copied());
     sqlx::query!(
         r#"
-        update customer_links
+        update customer_links link
         set acknowledged = (
             select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
             from jsonb_each(
@@ -152,27 +131,31 @@ async fn doubt(connection: &mut sqlx::PgConnection, source: &str, customer: &str
             ) as before (field, known)
             where jsonb_typeof(known) = 'object'
         )
-        where source = $1
-          and shop_customer_id = $2
+        from unnest($1::text[], $2::text[]) as doubted (source, shop_customer_id)
+        where link.source = doubted.source
+          and link.shop_customer_id = doubted.shop_customer_id
         "#,
-        source,
-        customer,
+        &sources as _,
+        &customers as _,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Takes the id from a link that leads there; what was said stays.
+/// Takes the id from links that lead there; what was said stays.
 async fn drop(
     connection: &mut sqlx::PgConnection,
-    source: &str,
-    customer: &str,
-    flexportal_id: &FlexportalCustomerId,
+    links: &[(&ClaimedCustomer, &FlexportalCustomerId)],
 ) -> Result<(), StoreError> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    let (sources, customers) = keys(links.iter().map(|(claimed, _)| *claimed));
+    let ids: Vec<_> = links.iter().map(|(_, id)| id.as_str()).collect();
     sqlx::query!(
         r#"
-        update customer_links
+        update customer_links link
         set flexportal_customer_id = null,
             acknowledged = (             -- what was said is said; the values are nobody's
                 select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
@@ -180,13 +163,123 @@ async fn drop(
             ),
             last_synced_at = null,
             last_occurred_at = null
-        where source = $1
-          and shop_customer_id = $2
-          and flexportal_customer_id = $3
+        from unnest($1::text[], $2::text[], $3::text[]) as dropped (source, shop_customer_id, flexportal_customer_id)
+        where link.source = dropped.source
+          and link.shop_customer_id = dropped.shop_customer_id
+          and link.flexportal_customer_id = dropped.flexportal_customer_id
         "#,
-        source,
-        customer,
-        flexportal_id.as_str(),
+        &sources as _,
+        &customers as _,
+        &ids as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Links customers to whom they were found to be.
+async fn find(
+    connection: &mut sqlx::PgConnection,
+    links: &[(&ClaimedCustomer, &FlexportalCustomerId, LinkOrigin)],
+) -> Result<(), StoreError> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    let (sources, customers) = keys(links.iter().map(|(claimed, ..)| *claimed));
+    let ids: Vec<_> = links.iter().map(|(_, id, _)| id.as_str()).collect();
+    let origins: Vec<_> = links.iter().map(|(.., origin)| origin.as_str()).collect();
+    let linked_to: Vec<_> = links.iter().map(|(claimed, ..)| claimed.linked_to()).collect();
+    sqlx::query!(
+        r#"
+        with found as materialized (
+            select *
+            from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+                as found (source, shop_customer_id, flexportal_customer_id, origin, linked_to)
+        ),
+        moved as (
+            update customer_links link
+            set flexportal_customer_id = found.flexportal_customer_id,
+                origin = found.origin,
+                acknowledged = (             -- what was said is said; the values are another customer's
+                    select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                    from jsonb_each(link.acknowledged) as before (field, known)
+                ),
+                last_synced_at = null,
+                last_occurred_at = null
+            from found
+            where link.source = found.source
+              and link.shop_customer_id = found.shop_customer_id
+              and link.flexportal_customer_id is not distinct from found.linked_to
+              and link.flexportal_customer_id is distinct from found.flexportal_customer_id
+        )
+        insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin)
+        select source, shop_customer_id, flexportal_customer_id, origin
+        from found
+        on conflict (source, shop_customer_id) do nothing
+        "#,
+        &sources as _,
+        &customers as _,
+        &ids as _,
+        &origins as _,
+        &linked_to as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes what is known to be acknowledged.
+async fn acknowledge(connection: &mut sqlx::PgConnection, links: &[Known<'_>]) -> Result<(), StoreError> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    let (sources, customers) = keys(links.iter().map(|known| known.claimed));
+    let ids: Vec<_> = links.iter().map(|known| known.flexportal_id.as_str()).collect();
+    let origins: Vec<_> = links.iter().map(|known| known.origin.map(LinkOrigin::as_str)).collect();
+    let linked_to: Vec<_> = links.iter().map(|known| known.claimed.linked_to()).collect();
+    let synced: Vec<_> = links.iter().map(|known| known.synced_at).collect();
+    let occurred: Vec<_> = links.iter().map(|known| known.occurred_at).collect();
+    let acknowledged: Vec<_> = links.iter().map(|known| Json(known.acknowledged)).collect();
+    sqlx::query!(
+        r#"
+        with known as materialized (
+            select *
+            from unnest(
+                $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::jsonb[]
+            ) as known (
+                source, shop_customer_id, flexportal_customer_id, origin, linked_to,
+                synced_at, occurred_at, acknowledged
+            )
+        ),
+        changed as (
+            update customer_links link
+            set flexportal_customer_id = known.flexportal_customer_id,
+                origin = coalesce(known.origin, link.origin),
+                last_synced_at = coalesce(known.synced_at, link.last_synced_at),
+                last_occurred_at = greatest(known.occurred_at, link.last_occurred_at),
+                acknowledged = known.acknowledged
+            from known
+            where link.source = known.source
+              and link.shop_customer_id = known.shop_customer_id
+              and link.flexportal_customer_id is not distinct from known.linked_to
+        )
+        insert into customer_links (
+            source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged
+        )
+        select
+            source, shop_customer_id, flexportal_customer_id, coalesce(origin, 'event'), synced_at, occurred_at,
+            acknowledged
+        from known
+        on conflict (source, shop_customer_id) do nothing
+        "#,
+        &sources as _,
+        &customers as _,
+        &ids as _,
+        &origins as _,
+        &linked_to as _,
+        &synced as _,
+        &occurred as _,
+        &acknowledged as _,
     )
     .execute(connection)
     .await?;

@@ -1,11 +1,12 @@
-//! Writing what came of a claim: all of it in one transaction, and only while the lease holds.
+//! Writing what came of claims: all of it in one transaction, and of each only while its lease holds.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::gathering::Gathering;
 use super::{ClaimedCustomer, LinkChange, Outbox, StoreError, links, seconds};
-use crate::domain::{EventId, EventStatus, FlexportalCustomerId};
+use crate::domain::{EventId, EventStatus, FlexportalCustomerId, ShopCustomerId, SourceName};
 use crate::flexportal::Operation;
 
 /// Everything that came of one claim.
@@ -109,117 +110,182 @@ pub enum Settled {
     LeaseLost,
 }
 
+/// Where settlements gather.
+pub(super) type Settling = Gathering<(ClaimedCustomer, Settlement), Result<Settled, StoreError>>;
+
 impl Outbox {
-    /// Writes what came of a claim and gives the customer back.
+    /// Writes what came of a claim and gives the customer back; in one transaction with what came of others at the same
+    /// time, none of which can keep it from being written.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was written and the lease runs out by itself.
     pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let released = self.release(&mut transaction, claimed, settlement).await?;
-        if released == Settled::LeaseLost {
-            return Ok(released);
-        }
-        // Rows are locked in the order of their ids, as those are that people close.
-        let mut results: Vec<_> = settlement.results.iter().collect();
-        results.sort_by_key(|result| result.event);
-        write_results(&mut transaction, claimed, &results, self.clock.for_postgres()).await?;
-        close_overtaken(&mut transaction, &settlement.overtaken, self.clock.for_postgres()).await?;
-        write_attempts(&mut transaction, &settlement.attempts).await?;
-        links::write(&mut transaction, claimed, &settlement.link).await?;
-        if released == Settled::StillWaiting {
-            move_up(&mut transaction, claimed.source.as_str(), claimed.customer.as_str()).await?;
-        }
-        transaction.commit().await?;
-        Ok(released)
+        let call = (claimed.clone(), settlement.clone());
+        let settled = self.settling.join(call, async |calls| self.settle_each(calls).await).await;
+        settled.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
     }
 
-    /// Gives a customer back: gone if all is done, due at once if something arrived since the claim.
-    async fn release(
-        &self,
-        connection: &mut sqlx::PgConnection,
-        claimed: &ClaimedCustomer,
-        settlement: &Settlement,
-    ) -> Result<Settled, StoreError> {
-        if settlement.next == Next::Done && settlement.rest.is_none() && !claimed.has_more {
-            let deleted = sqlx::query!(
-                r#"
-                delete from waiting_customers
-                where source = $1
-                  and shop_customer_id = $2
-                  and lease_id = $3
-                  and revision = $4              -- nothing arrived since
-                "#,
-                claimed.source.as_str(),
-                claimed.customer.as_str(),
-                claimed.lease_id(),
-                claimed.revision,
-            )
-            .execute(&mut *connection)
-            .await?;
-            if deleted.rows_affected() == 1 {
-                return Ok(Settled::Done);
+    async fn settle_each(&self, calls: Vec<(ClaimedCustomer, Settlement)>) -> Vec<Result<Settled, StoreError>> {
+        match self.settle_all(&calls).await {
+            Ok(settled) => settled.into_iter().map(Ok).collect(),
+            Err(StoreError::Refused(_)) if calls.len() > 1 => {
+                // One of them spoils the transaction: each for itself.
+                let mut settled = Vec::with_capacity(calls.len());
+                for call in &calls {
+                    settled.push(self.settle_all(std::slice::from_ref(call)).await.map(|settled| settled[0]));
+                }
+                settled
             }
+            Err(error) => calls.iter().map(|_| Err(error.again())).collect(),
         }
-        let delay = match settlement.next {
-            Next::Done | Next::AsBefore => None,
-            Next::RetryIn(delay) => Some(seconds(delay)),
-        };
-        let released = sqlx::query!(
-            r#"
-            update waiting_customers
+    }
+
+    /// Writes what came of several claims in one transaction, in the order of the claims.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of it was written.
+    pub(super) async fn settle_all(&self, calls: &[(ClaimedCustomer, Settlement)]) -> Result<Vec<Settled>, StoreError> {
+        let now = self.clock.for_postgres();
+        let mut transaction = self.pool.begin().await?;
+        let settled = release(&mut transaction, calls, now).await?;
+        let counting: Vec<_> =
+            calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
+        let written: Vec<_> = counting.iter().map(|(call, _)| *call).collect();
+        write_results(&mut transaction, &written, now).await?;
+        close_overtaken(&mut transaction, &written, now).await?;
+        write_attempts(&mut transaction, &written).await?;
+        let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
+        links::write(&mut transaction, &links).await?;
+        let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
+        let waiting: Vec<_> = waiting.map(|((claimed, _), _)| (&claimed.source, &claimed.customer)).collect();
+        move_up(&mut transaction, &waiting).await?;
+        transaction.commit().await?;
+        Ok(settled)
+    }
+}
+
+/// Gives customers back: gone if all is done, due at once if something arrived since the claim.
+async fn release(
+    connection: &mut sqlx::PgConnection,
+    calls: &[(ClaimedCustomer, Settlement)],
+    now: Option<DateTime<Utc>>,
+) -> Result<Vec<Settled>, StoreError> {
+    let is_done = |(claimed, settlement): &(ClaimedCustomer, Settlement)| {
+        settlement.next == Next::Done && settlement.rest.is_none() && !claimed.has_more
+    };
+    let delay = |(_, settlement): &(ClaimedCustomer, Settlement)| match settlement.next {
+        Next::Done | Next::AsBefore => None,
+        Next::RetryIn(delay) => Some(seconds(delay)),
+    };
+    let sources: Vec<_> = calls.iter().map(|(claimed, _)| claimed.source.as_str()).collect();
+    let customers: Vec<_> = calls.iter().map(|(claimed, _)| claimed.customer.as_str()).collect();
+    let leases: Vec<_> = calls.iter().map(|(claimed, _)| claimed.lease_id()).collect();
+    let revisions: Vec<_> = calls.iter().map(|(claimed, _)| claimed.revision).collect();
+    let done: Vec<_> = calls.iter().map(is_done).collect();
+    let delays: Vec<_> = calls.iter().map(delay).collect();
+    let rests: Vec<_> = calls.iter().map(|(_, settlement)| settlement.rest.map(seconds)).collect();
+    let known: Vec<_> = calls.iter().map(|(_, settlement)| settlement.link.says_what_is_known()).collect();
+    let rows = sqlx::query!(
+        r#"
+        with moment as materialized (
+            select coalesce($9::timestamptz, clock_timestamp()) as now
+        ),
+        held as materialized (
+            -- else another worker took over after our lease ended; rows are locked in one order
+            select asked.*, waiting.revision <> asked.claimed_revision as has_news
+            from unnest(
+                $1::text[], $2::text[], $3::uuid[], $4::bigint[], $5::boolean[], $6::float8[], $7::float8[], $8::boolean[]
+            ) with ordinality as asked (
+                source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known, position
+            )
+            join waiting_customers waiting using (source, shop_customer_id, lease_id)
+            order by waiting.source, waiting.shop_customer_id
+            for update of waiting
+        ),
+        gone as (
+            delete from waiting_customers waiting
+            using held
+            where waiting.source = held.source
+              and waiting.shop_customer_id = held.shop_customer_id
+              and held.is_done
+              and not held.has_news
+            returning held.position
+        ),
+        kept as (
+            update waiting_customers waiting
             set lease_id = null,
                 lease_expires_at = null,
-                attempts = case when $8 then 0 else attempts - 1 end,       -- a takeover is one until its doubt is noted
-                rests_until = moment.now + make_interval(secs => $7),
+                -- a takeover is one until its doubt is noted
+                attempts = case when held.says_what_is_known then 0 else waiting.attempts - 1 end,
+                rests_until = moment.now + make_interval(secs => held.rest),
                 due_at = case
-                    when revision <> $4 then moment.now          -- something arrived since: at once, or after its rest
-                    when coalesce($6, $7::float8) is null then least(due_at, moment.now)
-                    else moment.now + make_interval(secs => greatest($6, $7, 0))
+                    when held.has_news then moment.now           -- at once, or after its rest
+                    when coalesce(held.delay, held.rest) is null then least(waiting.due_at, moment.now)
+                    else moment.now + make_interval(secs => greatest(held.delay, held.rest, 0))
                 end,
                 priority = case
-                    when revision = $4 and $6::float8 is not null then greatest(priority, 1::smallint)
-                    else priority                -- what arrived since has set it
+                    when not held.has_news and held.delay is not null then greatest(waiting.priority, 1::smallint)
+                    else waiting.priority                -- what arrived since has set it
                 end
-            from (select coalesce($5::timestamptz, clock_timestamp()) as now) moment
-            where source = $1
-              and shop_customer_id = $2
-              and lease_id = $3                  -- else another worker took over after our lease ended
-            "#,
-            claimed.source.as_str(),
-            claimed.customer.as_str(),
-            claimed.lease_id(),
-            claimed.revision,
-            self.clock.for_postgres(),
-            delay,
-            settlement.rest.map(seconds),
-            settlement.link.says_what_is_known(),
+            from held, moment
+            where waiting.source = held.source
+              and waiting.shop_customer_id = held.shop_customer_id
+              and (held.has_news or not held.is_done)
+            returning held.position
         )
-        .execute(connection)
-        .await?;
-        Ok(if released.rows_affected() == 1 { Settled::StillWaiting } else { Settled::LeaseLost })
+        select position as "position!", true as "is_done!" from gone
+        union all
+        select position, false from kept
+        "#,
+        &sources as _,
+        &customers as _,
+        &leases,
+        &revisions,
+        &done,
+        &delays as _,
+        &rests as _,
+        &known,
+        now,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut settled = vec![Settled::LeaseLost; calls.len()];
+    for row in rows {
+        // Positions count from one.
+        let place = usize::try_from(row.position - 1).ok().and_then(|place| settled.get_mut(place));
+        if let Some(place) = place {
+            *place = if row.is_done { Settled::Done } else { Settled::StillWaiting };
+        }
     }
+    Ok(settled)
 }
 
 async fn write_results(
     connection: &mut sqlx::PgConnection,
-    claimed: &ClaimedCustomer,
-    results: &[&EventResult],
+    settled: &[&(ClaimedCustomer, Settlement)],
     now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
+    let mut results: Vec<_> = settled
+        .iter()
+        .flat_map(|(claimed, settlement)| settlement.results.iter().map(move |result| (claimed, result)))
+        .collect();
     if results.is_empty() {
         return Ok(());
     }
+    // Rows are locked in the order of their ids, as those are that people close.
+    results.sort_by_key(|(_, result)| result.event);
+    let sources: Vec<_> = results.iter().map(|(claimed, _)| claimed.source.as_str()).collect();
+    let customers: Vec<_> = results.iter().map(|(claimed, _)| claimed.customer.as_str()).collect();
+    let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
     let ids: Vec<_> = results.iter().map(|result| result.event.0).collect();
-    let statuses: Vec<_> = results.iter().map(|result| result.status.as_str().to_owned()).collect();
+    let statuses: Vec<_> = results.iter().map(|result| result.status.as_str()).collect();
     let attempts: Vec<_> = results.iter().map(|result| i32::try_from(result.attempts).unwrap_or(i32::MAX)).collect();
     let http: Vec<_> = results.iter().map(|result| result.http_status.map(i32::from)).collect();
-    let codes: Vec<_> = results.iter().map(|result| result.error_code.clone()).collect();
-    let errors: Vec<_> = results.iter().map(|result| result.error.clone()).collect();
-    let causes: Vec<_> = results.iter().map(|result| result.cause.clone()).collect();
+    let codes: Vec<_> = results.iter().map(|result| result.error_code.as_deref()).collect();
+    let errors: Vec<_> = results.iter().map(|result| result.error.as_deref()).collect();
+    let causes: Vec<_> = results.iter().map(|result| result.cause.as_deref()).collect();
     let warnings: Vec<_> = results.iter().map(|result| serde_json::json!(result.warnings)).collect();
-    let found: Vec<_> =
-        results.iter().map(|result| result.flexportal_id.as_ref().map(|id| id.as_str().to_owned())).collect();
+    let found: Vec<_> = results.iter().map(|result| result.flexportal_id.as_ref().map(|id| id.as_str())).collect();
     let superseded: Vec<_> = results.iter().map(|result| result.superseded_by.map(|id| id.0)).collect();
     let attempted: Vec<_> = results.iter().map(|result| result.attempted_as.map(|id| id.0)).collect();
     let finals: Vec<_> = results.iter().map(|result| result.is_final).collect();
@@ -236,16 +302,16 @@ async fn write_results(
             -- faults while a customer was unknown say nothing of its change
             case when status = 'unmatched' then attempts else 0 end,
             case when is_final then coalesce($12::timestamptz, clock_timestamp()) end,
-            case when is_final and status in ('failed', 'unmatched') then $13 end,
-            case when is_final and status in ('failed', 'unmatched') then $14 end,
+            case when is_final and status in ('failed', 'unmatched') then source end,
+            case when is_final and status in ('failed', 'unmatched') then shop_customer_id end,
             cause,
             case when is_final and status = 'failed' then coalesce($12::timestamptz, clock_timestamp()) end
         from unnest(
             $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
-            $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[], $15::text[]
+            $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[], $15::text[], $13::text[], $14::text[]
         ) as result (
             event_id, status, attempts, http_status, error_code, error,
-            warnings, flexportal_customer_id, superseded_by, attempted_as, is_final, cause
+            warnings, flexportal_customer_id, superseded_by, attempted_as, is_final, cause, source, shop_customer_id
         )
         on conflict (event_id) do update
         set status = excluded.status,
@@ -266,7 +332,7 @@ async fn write_results(
         where state.finished_at is null          -- closed by a person meanwhile: that stands
         "#,
         &ids,
-        &statuses,
+        &statuses as _,
         &attempts,
         &http as _,
         &codes as _,
@@ -277,8 +343,8 @@ async fn write_results(
         &attempted as _,
         &finals,
         now,
-        claimed.source.as_str(),
-        claimed.customer.as_str(),
+        &sources as _,
+        &customers as _,
         &causes as _,
     )
     .execute(connection)
@@ -286,31 +352,36 @@ async fn write_results(
     Ok(())
 }
 
-/// Notes which of a customer's events is now the first that waits: what is older is not read any more, and the age of
+/// Notes which of each customer's events is now the first that waits: what is older is not read any more, and the age of
 /// the backlog is that of the rest.
 pub(super) async fn move_up(
     connection: &mut sqlx::PgConnection,
-    source: &str,
-    customer: &str,
+    customers: &[(&SourceName, &ShopCustomerId)],
 ) -> Result<(), StoreError> {
+    if customers.is_empty() {
+        return Ok(());
+    }
+    let sources: Vec<_> = customers.iter().map(|(source, _)| source.as_str()).collect();
+    let customers: Vec<_> = customers.iter().map(|(_, customer)| customer.as_str()).collect();
     sqlx::query!(
         r#"
         update waiting_customers waiting
         set first_event_id = first.id
-        from (
+        from unnest($1::text[], $2::text[]) as moved (source, shop_customer_id)
+        cross join lateral (
             select event_id as id
-            from waiting_events
-            where source = $1
-              and shop_customer_id = $2
+            from waiting_events event
+            where event.source = moved.source
+              and event.shop_customer_id = moved.shop_customer_id
             order by event_id
             limit 1
         ) as first
-        where waiting.source = $1
-          and waiting.shop_customer_id = $2
+        where waiting.source = moved.source
+          and waiting.shop_customer_id = moved.shop_customer_id
           and waiting.first_event_id <> first.id
         "#,
-        source,
-        customer,
+        &sources as _,
+        &customers as _,
     )
     .execute(connection)
     .await?;
@@ -320,9 +391,10 @@ pub(super) async fn move_up(
 /// Closes given-up events that something newer has spoken for; their last error stays, to be read.
 async fn close_overtaken(
     connection: &mut sqlx::PgConnection,
-    overtaken: &[(EventId, EventId)],
+    settled: &[&(ClaimedCustomer, Settlement)],
     now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
+    let overtaken: Vec<_> = settled.iter().flat_map(|(_, settlement)| &settlement.overtaken).collect();
     if overtaken.is_empty() {
         return Ok(());
     }
@@ -348,21 +420,25 @@ async fn close_overtaken(
     Ok(())
 }
 
-async fn write_attempts(connection: &mut sqlx::PgConnection, attempts: &[Attempt]) -> Result<(), StoreError> {
+async fn write_attempts(
+    connection: &mut sqlx::PgConnection,
+    settled: &[&(ClaimedCustomer, Settlement)],
+) -> Result<(), StoreError> {
+    let attempts: Vec<_> = settled.iter().flat_map(|(_, settlement)| &settlement.attempts).collect();
     if attempts.is_empty() {
         return Ok(());
     }
     let milliseconds = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
     let events: Vec<_> = attempts.iter().map(|attempt| attempt.event.0).collect();
     let numbers: Vec<_> = attempts.iter().map(|attempt| i32::try_from(attempt.attempt).unwrap_or(i32::MAX)).collect();
-    let operations: Vec<_> = attempts.iter().map(|attempt| attempt.operation.as_str().to_owned()).collect();
+    let operations: Vec<_> = attempts.iter().map(|attempt| attempt.operation.as_str()).collect();
     let started: Vec<_> = attempts.iter().map(|attempt| attempt.started_at).collect();
-    let durations: Vec<_> = attempts.iter().map(milliseconds).collect();
-    let requests: Vec<_> = attempts.iter().map(|attempt| attempt.request_body.clone()).collect();
+    let durations: Vec<_> = attempts.iter().map(|attempt| milliseconds(attempt)).collect();
+    let requests: Vec<_> = attempts.iter().map(|attempt| attempt.request_body.as_deref()).collect();
     let http: Vec<_> = attempts.iter().map(|attempt| attempt.http_status.map(i32::from)).collect();
-    let codes: Vec<_> = attempts.iter().map(|attempt| attempt.error_code.clone()).collect();
-    let errors: Vec<_> = attempts.iter().map(|attempt| attempt.error.clone()).collect();
-    let responses: Vec<_> = attempts.iter().map(|attempt| attempt.response_body.clone()).collect();
+    let codes: Vec<_> = attempts.iter().map(|attempt| attempt.error_code.as_deref()).collect();
+    let errors: Vec<_> = attempts.iter().map(|attempt| attempt.error.as_deref()).collect();
+    let responses: Vec<_> = attempts.iter().map(|attempt| attempt.response_body.as_deref()).collect();
     sqlx::query!(
         r#"
         insert into sync_attempts (
@@ -383,7 +459,7 @@ async fn write_attempts(connection: &mut sqlx::PgConnection, attempts: &[Attempt
         "#,
         &events,
         &numbers,
-        &operations,
+        &operations as _,
         &started,
         &durations,
         &requests as _,

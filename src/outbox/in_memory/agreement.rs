@@ -160,11 +160,18 @@ impl Pair {
         if self.claims.is_empty() {
             return;
         }
-        // Also one whose lease is long over, and one that was settled before.
-        let (real, model) = self.claims[self.claims.len() - 1 - self.chance(self.claims.len().min(4))].clone();
-        let settlement = self.settlement(&model);
-        let settled = self.real.settle(&real, &settlement).await.expect("real");
-        assert_eq!(settled, Queue::settle(&self.model, &model, &settlement).await.expect("model"), "{settlement:?}");
+        // Also one whose lease is long over, and one that was settled before; several go into one transaction.
+        let (mut group, mut same) = (Vec::new(), Vec::new());
+        for _ in 0..=self.chance(3) {
+            let (real, model) = self.claims[self.claims.len() - 1 - self.chance(self.claims.len().min(4))].clone();
+            if group.iter().any(|(other, _): &(ClaimedCustomer, _)| other.customer == real.customer) {
+                continue;
+            }
+            let settlement = self.settlement(&model);
+            same.push(Queue::settle(&self.model, &model, &settlement).await.expect("model"));
+            group.push((real, settlement));
+        }
+        assert_eq!(self.real.settle_all(&group).await.expect("real"), same, "{group:?}");
     }
 
     fn settlement(&self, claimed: &ClaimedCustomer) -> Settlement {

@@ -197,7 +197,8 @@ async fn who_else_has_the_same_email_is_said() {
     for command in ["export", "erase"] {
         let mut run_of = program(&folder);
         run_of.args([command, "--source", "shopify", "--email", "customer1@example.com"]);
-        let told = run(run_of.env("DATABASE_URL", app.db.url.expose_secret())).await;
+        run_of.env("DATABASE_URL", app.db.url.expose_secret());
+        let told = run(run_of).await;
         assert_eq!(told.code, Some(0), "{}", told.err);
         let hint = format!("flexportal-sync {command} --source generic --customer 'other-7'");
         assert!(told.err.contains(&hint), "{command}: {}", told.err);
