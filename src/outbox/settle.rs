@@ -285,7 +285,8 @@ async fn write_results(
     let errors: Vec<_> = results.iter().map(|result| result.error.as_deref()).collect();
     let causes: Vec<_> = results.iter().map(|result| result.cause.as_deref()).collect();
     let warnings: Vec<_> = results.iter().map(|result| serde_json::json!(result.warnings)).collect();
-    let found: Vec<_> = results.iter().map(|result| result.flexportal_id.as_ref().map(|id| id.as_str())).collect();
+    let found: Vec<_> =
+        results.iter().map(|result| result.flexportal_id.as_ref().map(FlexportalCustomerId::as_str)).collect();
     let superseded: Vec<_> = results.iter().map(|result| result.superseded_by.map(|id| id.0)).collect();
     let attempted: Vec<_> = results.iter().map(|result| result.attempted_as.map(|id| id.0)).collect();
     let finals: Vec<_> = results.iter().map(|result| result.is_final).collect();

@@ -1,0 +1,357 @@
+//! How fast the service is beside its own Postgres: everything is a ratio to `pgbench` in the same run.
+//!
+//! ```text
+//! intake   load (keep-alive connections) ─▶ serve --role intake ─▶ Postgres
+//! drain    Postgres (filled) ─▶ serve --role worker ─▶ a server that answers every PUT alike
+//! idle     one webhook ─▶ serve ─▶ one PUT, one after the other
+//! yardstick: pgbench, one row of the same payload and a unique key per transaction, sent by the client
+//! ```
+//!
+//! The service is the real binary in a process of its own, Postgres waits for its disk, and all share the machine's
+//! cores with the load. Exit code 1 if the books are wrong: an accepted webhook without its row, an event that is not
+//! synced. Speed itself is measured, not judged.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Parser, ValueEnum};
+use flexportal_sync::config::{ShopKind, Variables};
+use flexportal_sync::throwaway_postgres::{
+    Durability, FoundPostgres, create_database, drop_database, fresh_database_name, server_programs,
+};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::time::Instant;
+
+mod load;
+mod server;
+mod stub;
+mod webhooks;
+
+use load::{Load, Measured};
+use server::{Role, Server};
+use stub::Stub;
+
+/// Measures the service against pgbench on the same Postgres.
+#[derive(Debug, Parser)]
+struct Speed {
+    /// What to measure; nothing: all of it
+    #[arg(value_enum)]
+    what: Vec<What>,
+    /// Tiny amounts, for CI: does it run, are the books right
+    #[arg(long)]
+    smoke: bool,
+    /// What `cargo bench` adds
+    #[arg(long = "bench", hide = true)]
+    _is_bench: bool,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Accepted and committed webhooks per second
+    Intake,
+    /// Events per second from the database to the PUT and into the books; WAL over their whole life
+    Drain,
+    /// From the webhook to its PUT, while nothing else happens
+    Idle,
+}
+
+/// How much is done.
+struct Scale {
+    /// Each measurement of a rate lasts so long.
+    lasts: Duration,
+    /// Connections of the intake's load.
+    connections: &'static [usize],
+    /// Clients of pgbench.
+    clients: &'static [usize],
+    /// Customers of the intake's load.
+    customers: usize,
+    /// Events that are drained.
+    drained: usize,
+    /// Webhooks sent one after the other.
+    single: usize,
+}
+
+const FULL: Scale = Scale {
+    lasts: Duration::from_secs(8),
+    connections: &[8, 64, 256],
+    clients: &[16, 32, 64],
+    customers: 5_000,
+    drained: 30_000,
+    single: 500,
+};
+
+const SMOKE: Scale = Scale {
+    lasts: Duration::from_millis(300),
+    connections: &[8],
+    clients: &[2],
+    customers: 50,
+    drained: 200,
+    single: 5,
+};
+
+/// Requests in flight of the worker.
+const IN_FLIGHT: &str = "64";
+/// Aims of the drain's bodies.
+const DRAINED_BODY_BYTES: usize = 1_500;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let speed = Speed::parse();
+    match speed.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A Postgres, an empty database of ours on it, and how much to do.
+struct Bench<'a> {
+    url: SecretString,
+    pool: PgPool,
+    scale: &'a Scale,
+}
+
+impl Speed {
+    async fn run(&self) -> anyhow::Result<()> {
+        let variables = Variables::without_dot_env();
+        let given = variables.text("DATABASE_URL").map(SecretString::from);
+        let postgres = FoundPostgres::find(given.as_ref(), Durability::Durable).await?;
+        let outcome = self.on(&postgres).await;
+        postgres.stop().await?;
+        outcome
+    }
+
+    async fn on(&self, postgres: &FoundPostgres) -> anyhow::Result<()> {
+        let scale = if self.smoke { &SMOKE } else { &FULL };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        println!(
+            "flexportal-sync {} ({} build), {}, {cores} cores",
+            env!("CARGO_PKG_VERSION"),
+            if cfg!(debug_assertions) { "dev" } else { "release" },
+            postgres.describe(),
+        );
+        let all = [What::Intake, What::Drain, What::Idle];
+        for what in if self.what.is_empty() { &all } else { self.what.as_slice() } {
+            let name = fresh_database_name("flexportal_sync_speed");
+            let url = create_database(postgres.url(), &name, None).await?;
+            let pool = PgPoolOptions::new().max_connections(2).connect(url.expose_secret()).await?;
+            let bench = Bench { url, pool, scale };
+            let outcome = match what {
+                What::Intake => bench.intake().await,
+                What::Drain => bench.drain().await,
+                What::Idle => bench.idle().await,
+            };
+            bench.pool.close().await;
+            drop_database(postgres.url(), &name).await?;
+            outcome?;
+        }
+        Ok(())
+    }
+}
+
+impl Bench<'_> {
+    async fn intake(&self) -> anyhow::Result<()> {
+        let webhooks = webhooks::of_shopify(self.scale.customers)?;
+        let payload = webhooks.first().context("no webhooks")?.body();
+        let server = Server::start(Role::Intake, &self.url, None).await?;
+        // The first connections and pages are nobody's measure.
+        Load { connections: 8, lasts: self.scale.lasts / 4, rate: None }.put(&server, &webhooks).await?;
+        println!("\nintake: {} bytes of payload\n", payload.len());
+        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 |");
+        println!("|------------:|-----------:|----------:|------:|----:|----:|");
+        let mut highest = 0.0_f64;
+        let mut accepted = self.count("select count(*) from deliveries").await?;
+        for connections in self.scale.connections {
+            let bare = self.pgbench(payload).await?;
+            let load = Load { connections: *connections, lasts: self.scale.lasts, rate: None };
+            let measured = load.put(&server, &webhooks).await?;
+            highest = highest.max(measured.rate());
+            accepted += i64::try_from(measured.count())?;
+            println!(
+                "| {connections} | {:.0} | {bare:.0} | {:.2} | {} | {} |",
+                measured.rate(),
+                measured.rate() / bare,
+                milliseconds(measured.percentile(0.5)),
+                milliseconds(measured.percentile(0.99)),
+            );
+        }
+        let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / 2.0) };
+        let calm = load.put(&server, &webhooks).await?;
+        accepted += i64::try_from(calm.count())?;
+        println!(
+            "\nat half of the highest rate ({:.0}/s): p50 {}, p99 {}",
+            calm.rate(),
+            milliseconds(calm.percentile(0.5)),
+            milliseconds(calm.percentile(0.99)),
+        );
+        println!("memory of the service at most: {} MiB", server.peak_memory_bytes()? / 1024 / 1024);
+        let stored = self.count("select count(*) from deliveries").await?;
+        ensure!(stored == accepted, "{accepted} were accepted, {stored} are stored");
+        Ok(())
+    }
+
+    async fn drain(&self) -> anyhow::Result<()> {
+        let events = self.scale.drained;
+        let webhooks = webhooks::of_generic(events, DRAINED_BODY_BYTES)?;
+        let payload = webhooks.first().context("no webhooks")?.body();
+        let before = self.wal().await?;
+        let intake = Server::start(Role::Intake, &self.url, None).await?;
+        let after_migrations = self.wal().await?;
+        Load::once(&intake, &webhooks).await?;
+        drop(intake);
+        let after_intake = self.wal().await?;
+        let bare = self.pgbench(payload).await?;
+        let before_drain = self.wal().await?;
+        let stub = Stub::start().await?;
+        let began = Instant::now();
+        let worker = Server::start(Role::Worker, &self.url, Some(stub.addr())).await?;
+        let first = stub.wait_for(1).await?;
+        stub.wait_for(events).await?;
+        while self.count("select count(*) from waiting_customers").await? > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let took = first.elapsed();
+        let after_drain = self.wal().await?;
+        let synced = self.count("select count(*) from event_states where status = 'synced'").await?;
+        let made = self.count("select count(*) from sync_attempts where http_status = 200").await?;
+        let linked = self.count("select count(*) from customer_links where last_synced_at is not null").await?;
+        let expected = i64::try_from(events)?;
+        ensure!((synced, made, linked) == (expected, expected, expected), "{synced}, {made}, {linked} of {expected}");
+        let rate = per_second(events, took);
+        println!(
+            "\ndrain: {events} events of {} bytes, each of a customer of its own, {IN_FLIGHT} in flight\n",
+            payload.len()
+        );
+        println!("| events/s | pgbench/s | ratio | from start to first PUT | memory at most |");
+        println!("|---------:|----------:|------:|------------------------:|---------------:|");
+        println!(
+            "| {rate:.0} | {bare:.0} | {:.2} | {} | {} MiB |",
+            rate / bare,
+            milliseconds(first.duration_since(began)),
+            worker.peak_memory_bytes()? / 1024 / 1024,
+        );
+        let each = |from: f64, to: f64| (to - from) / count(events);
+        println!(
+            "\nWAL per event: {:.0} bytes at intake, {:.0} in the drain, {:.0} together (migrations: {:.0} KB apart)",
+            each(after_migrations, after_intake),
+            each(before_drain, after_drain),
+            each(after_migrations, after_intake) + each(before_drain, after_drain),
+            (after_migrations - before) / 1e3,
+        );
+        Ok(())
+    }
+
+    async fn idle(&self) -> anyhow::Result<()> {
+        let stub = Stub::start().await?;
+        let server = Server::start(Role::All, &self.url, Some(stub.addr())).await?;
+        let ready_in = server.ready_in();
+        let memory = server.memory_bytes()?;
+        let webhooks = webhooks::of_generic(self.scale.single, DRAINED_BODY_BYTES)?;
+        let mut times = Vec::with_capacity(webhooks.len());
+        let mut connection = load::Connection::open(server.addr()).await?;
+        for (n, webhook) in webhooks.iter().enumerate() {
+            let sent = Instant::now();
+            connection.send(webhook).await?;
+            times.push(stub.wait_for(n + 1).await?.duration_since(sent));
+        }
+        let measured = Measured::of(times, Duration::from_secs(1));
+        println!("\nidle: from the webhook sent to its PUT received, {} times\n", measured.count());
+        println!("| p50 | p95 | p99 | memory when idle | first start, with migrations |");
+        println!("|----:|----:|----:|-----------------:|-----------------------------:|");
+        println!(
+            "| {} | {} | {} | {} MiB | {} |",
+            milliseconds(measured.percentile(0.5)),
+            milliseconds(measured.percentile(0.95)),
+            milliseconds(measured.percentile(0.99)),
+            memory / 1024 / 1024,
+            milliseconds(ready_in),
+        );
+        drop(server);
+        let again = Server::start(Role::All, &self.url, Some(stub.addr())).await?;
+        println!("\nready after a restart on the migrated database in {}", milliseconds(again.ready_in()));
+        let binary = std::fs::metadata(env!("CARGO_BIN_EXE_flexportal-sync")).context("no binary")?.len();
+        println!("the binary has {:.1} MB", count(usize::try_from(binary)?) / 1e6);
+        Ok(())
+    }
+
+    /// One-row commits per second, the best of several numbers of clients.
+    async fn pgbench(&self, payload: &str) -> anyhow::Result<f64> {
+        sqlx::raw_sql(
+            "drop table if exists yardstick; create table yardstick (key bigint primary key, payload jsonb not null)",
+        )
+        .execute(&self.pool)
+        .await?;
+        let program = pgbench_program()?;
+        let folder = tempfile::tempdir().context("no folder for pgbench")?;
+        let script = folder.path().join("insert.sql");
+        std::fs::write(
+            &script,
+            "\\set key random(1, 9000000000000000000)\ninsert into yardstick (key, payload) values (:key, :payload);\n",
+        )?;
+        let mut best = 0.0_f64;
+        for clients in self.scale.clients {
+            let mut command = Command::new(&program);
+            let seconds = (self.scale.lasts / 2).as_secs().max(1);
+            command
+                .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
+                .arg(format!("--client={clients}"))
+                .arg(format!("--time={seconds}"))
+                .arg(format!("--define=payload={payload}"))
+                .arg("--file")
+                .arg(&script)
+                .arg(self.url.expose_secret());
+            let output =
+                tokio::task::spawn_blocking(move || command.output()).await?.context("pgbench does not run")?;
+            let told = String::from_utf8_lossy(&output.stdout);
+            let rate =
+                told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+            let Some(rate) = rate else { bail!("pgbench: {}", String::from_utf8_lossy(&output.stderr)) };
+            best = best.max(rate);
+        }
+        Ok(best)
+    }
+
+    async fn wal(&self) -> anyhow::Result<f64> {
+        let position = sqlx::query_scalar("select (pg_current_wal_insert_lsn() - '0/0')::float8");
+        Ok(position.fetch_one(&self.pool).await?)
+    }
+
+    async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
+    }
+}
+
+/// `pgbench` beside the server's programs, else from the path.
+fn pgbench_program() -> anyhow::Result<std::path::PathBuf> {
+    let beside = server_programs().into_iter().map(|folder| folder.join("pgbench")).find(|path| path.exists());
+    let on_path = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| folder.join("pgbench")).find(|path| Path::exists(path))
+    };
+    beside.or_else(on_path).context("there is no pgbench: it comes with Postgres (Debian: postgresql)")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn count(number: usize) -> f64 {
+    number as f64
+}
+
+fn per_second(number: usize, took: Duration) -> f64 {
+    count(number) / took.as_secs_f64()
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
+}
+
+/// The secret of every source.
+const SECRET: &str = "speed-secret";
+/// The sources that are configured.
+const KINDS: [ShopKind; 2] = [ShopKind::Shopify, ShopKind::Generic];
