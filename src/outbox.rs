@@ -150,6 +150,7 @@ pub struct Outbox {
     pool: PgPool,
     options: PgConnectOptions,
     clock: Clock,
+    reading: Arc<read::Reading>,
     settling: Arc<settle::Settling>,
 }
 
@@ -170,7 +171,7 @@ impl Outbox {
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(|connection, _| Box::pin(limit_time(connection)))
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, clock, settling: Arc::default() })
+        Ok(Self { pool, options, clock, reading: Arc::default(), settling: Arc::default() })
     }
 
     /// The clock that this outbox tells Postgres to go by.

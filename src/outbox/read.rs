@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
+use super::gathering::Gathering;
 use super::{ClaimedCustomer, Outbox, StoreError};
 use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName};
 
@@ -26,6 +27,12 @@ pub struct Known {
     /// Who it is in FlexPortal, if that was found before.
     pub link: Option<Link>,
 }
+
+/// A shop's customer.
+type Key = (SourceName, ShopCustomerId);
+
+/// Where readings gather.
+pub(super) type Reading = Gathering<Key, Result<(Known, bool), StoreError>>;
 
 /// An event without a final verdict.
 #[derive(Debug, Clone)]
@@ -58,7 +65,7 @@ pub struct Link {
 }
 
 impl Outbox {
-    /// Reads what is known of a claimed customer.
+    /// Reads what is known of a claimed customer, together with others that are read at the same time.
     ///
     /// Statements of their own, after the claim: they see every event that the claimed revision counts.
     ///
@@ -76,26 +83,60 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`].
     pub async fn known(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<(Known, bool), StoreError> {
-        let (waiting, has_more) = self.waiting_events(source, customer).await?;
-        let (link, has_given_up) = self.link(source, customer).await?;
-        let given_up = if has_given_up { self.given_up_events(source, customer).await? } else { vec![] };
-        Ok((Known { waiting, given_up, link }, has_more))
+        let asked = (source.clone(), customer.clone());
+        let known = self.reading.join(asked, async |asked| self.known_of_each(asked).await).await;
+        known.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
+    }
+
+    async fn known_of_each(&self, asked: Vec<Key>) -> Vec<Result<(Known, bool), StoreError>> {
+        match self.known_of_all(&asked).await {
+            Ok(known) => known.into_iter().map(Ok).collect(),
+            Err(StoreError::Inconsistent(_)) if asked.len() > 1 => {
+                // One of them cannot be read: each for itself.
+                let mut known = Vec::with_capacity(asked.len());
+                for key in &asked {
+                    let one = self.known_of_all(std::slice::from_ref(key)).await;
+                    known.push(one.map(|mut known| known.pop().unwrap_or_default()));
+                }
+                known
+            }
+            Err(error) => asked.iter().map(|_| Err(error.again())).collect(),
+        }
+    }
+
+    /// The same of several customers, in their order.
+    async fn known_of_all(&self, asked: &[Key]) -> Result<Vec<(Known, bool)>, StoreError> {
+        let mut known: Vec<_> = asked.iter().map(|_| (Known::default(), false)).collect();
+        let (sources, customers): (Vec<_>, Vec<_>) =
+            asked.iter().map(|(source, customer)| (source.as_str(), customer.as_str())).unzip();
+        self.waiting_events(&sources, &customers, &mut known).await?;
+        let given_up = self.links_of(&sources, &customers, &mut known).await?;
+        for place in given_up {
+            let (source, customer) = &asked[place];
+            known[place].0.given_up = self.given_up_events(source, customer).await?;
+        }
+        Ok(known)
     }
 
     async fn waiting_events(
         &self,
-        source: &SourceName,
-        customer: &ShopCustomerId,
-    ) -> Result<(Vec<WaitingEvent>, bool), StoreError> {
+        sources: &[&str],
+        customers: &[&str],
+        known: &mut [(Known, bool)],
+    ) -> Result<(), StoreError> {
         let rows = sqlx::query!(
             r#"
             with found as (
-                select event_id as id, attempts, forgiven_attempts
-                from waiting_events
-                where source = $1
-                  and shop_customer_id = $2
-                order by event_id
-                limit $3::bigint + 1             -- one more, to know that there are more
+                select asked.position, event.*
+                from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
+                cross join lateral (
+                    select event_id as id, attempts, forgiven_attempts
+                    from waiting_events
+                    where waiting_events.source = asked.source
+                      and waiting_events.shop_customer_id = asked.shop_customer_id
+                    order by event_id
+                    limit $3::bigint + 1             -- one more, to know that there are more
+                ) as event
             ),
             measured as (                        -- payloads are read for those only
                 select
@@ -105,14 +146,15 @@ impl Outbox {
                     d.occurred_at,
                     d.received_at,
                     d.traceparent,
-                    count(*) over () as waiting,
-                    row_number() over in_order as position,
+                    count(*) over (partition by found.position) as waiting,
+                    row_number() over in_order as place,
                     sum(octet_length(d.payload::text)) over in_order as bytes_through
                 from found
                 join deliveries d using (id)
-                window in_order as (order by id)
+                window in_order as (partition by found.position order by id)
             )
             select
+                position as "position!",
                 id as "id!: EventId",
                 topic,
                 payload as "payload!",
@@ -123,21 +165,20 @@ impl Outbox {
                 traceparent,
                 waiting as "waiting!"
             from measured
-            where position <= $3::bigint
+            where place <= $3::bigint
               and bytes_through - octet_length(payload) < $4
-            order by id
+            order by position, id
             "#,
-            source.as_str(),
-            customer.as_str(),
+            sources as _,
+            customers as _,
             MAX_EVENTS,
             MAX_BYTES,
         )
         .fetch_all(&self.pool)
         .await?;
-        let has_more = rows.first().is_some_and(|row| row.waiting > i64::try_from(rows.len()).unwrap_or(0));
-        let waiting = rows
-            .into_iter()
-            .map(|row| WaitingEvent {
+        for row in rows {
+            let Some((known, has_more)) = place(row.position).and_then(|place| known.get_mut(place)) else { continue };
+            known.waiting.push(WaitingEvent {
                 id: row.id,
                 topic: row.topic,
                 payload: row.payload,
@@ -146,9 +187,10 @@ impl Outbox {
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
                 traceparent: row.traceparent,
-            })
-            .collect();
-        Ok((waiting, has_more))
+            });
+            *has_more = row.waiting > i64::try_from(known.waiting.len()).unwrap_or(0);
+        }
+        Ok(())
     }
 
     /// The waiting events of a claimed customer by their ids alone, for one that cannot be read in full.
@@ -176,33 +218,45 @@ impl Outbox {
         Ok(rows.into_iter().take(most).map(|row| (row.id, count(row.attempts))).collect())
     }
 
-    /// The link of a customer, and whether events of it were given up.
-    async fn link(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<(Option<Link>, bool), StoreError> {
-        let row = sqlx::query!(
+    /// The links of customers; gives the places of those of whom events were given up.
+    async fn links_of(
+        &self,
+        sources: &[&str],
+        customers: &[&str],
+        known: &mut [(Known, bool)],
+    ) -> Result<Vec<usize>, StoreError> {
+        let rows = sqlx::query!(
             r#"
             select
+                asked.position as "position!",
                 link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
                 link.acknowledged as "acknowledged?: Json<Acknowledged>",
                 exists (
                     select
-                    from event_states
-                    where source = $1
-                      and shop_customer_id = $2
-                      and status in ('failed', 'unmatched')
-                      and finished_at is not null
+                    from event_states state
+                    where state.source = asked.source
+                      and state.shop_customer_id = asked.shop_customer_id
+                      and state.status in ('failed', 'unmatched')
+                      and state.finished_at is not null
                 ) as "has_given_up!"
-            from (select) as always
-            left join customer_links link
-                on link.source = $1
-                and link.shop_customer_id = $2
+            from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
+            left join customer_links link using (source, shop_customer_id)
             "#,
-            source.as_str(),
-            customer.as_str(),
+            sources as _,
+            customers as _,
         )
-        .fetch_one(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        let link = row.acknowledged.map(|known| Link { flexportal_id: row.flexportal_id, acknowledged: known.0 });
-        Ok((link, row.has_given_up))
+        let mut given_up = Vec::new();
+        for row in rows {
+            let Some(place) = place(row.position).filter(|place| *place < known.len()) else { continue };
+            known[place].0.link =
+                row.acknowledged.map(|known| Link { flexportal_id: row.flexportal_id, acknowledged: known.0 });
+            if row.has_given_up {
+                given_up.push(place);
+            }
+        }
+        Ok(given_up)
     }
 
     /// The newest events of a customer that were given up.
@@ -353,6 +407,11 @@ impl Outbox {
         .await?;
         Ok(email)
     }
+}
+
+/// Postgres counts positions from one.
+fn place(position: i64) -> Option<usize> {
+    usize::try_from(position).ok()?.checked_sub(1)
 }
 
 fn count(attempts: i32) -> u32 {

@@ -1,6 +1,6 @@
 //! Storing deliveries: many rows, one statement, one commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 
@@ -47,11 +47,8 @@ impl Outbox {
         sorted.sort_by(|a, b| {
             (&a.source, &a.delivery.delivery_id, a.id).cmp(&(&b.source, &b.delivery.delivery_id, b.id))
         });
-        let column =
-            |text: fn(&NewEvent) -> &str| sorted.iter().map(|event| text(event).to_owned()).collect::<Vec<_>>();
-        let optional = |text: fn(&NewEvent) -> Option<&str>| {
-            sorted.iter().map(|event| text(event).map(str::to_owned)).collect::<Vec<_>>()
-        };
+        let column = |text: fn(&NewEvent) -> &str| sorted.iter().map(|event| text(event)).collect::<Vec<_>>();
+        let optional = |text: fn(&NewEvent) -> Option<&str>| sorted.iter().map(|event| text(event)).collect::<Vec<_>>();
         let ids: Vec<_> = sorted.iter().map(|event| event.id.0).collect();
         let occurred: Vec<_> = sorted.iter().map(|e| e.delivery.occurred_at.unwrap_or(e.received_at)).collect();
         let received: Vec<_> = sorted.iter().map(|event| event.received_at).collect();
@@ -112,22 +109,23 @@ impl Outbox {
             from stored, woken
             "#,
             &ids,
-            &column(|event| event.source.as_str()),
-            &column(|event| event.target.as_str()),
-            &column(|event| event.delivery.delivery_id.as_str()),
-            &column(|event| &event.delivery.topic),
+            &column(|event| event.source.as_str()) as _,
+            &column(|event| event.target.as_str()) as _,
+            &column(|event| event.delivery.delivery_id.as_str()) as _,
+            &column(|event| &event.delivery.topic) as _,
             &optional(|event| event.delivery.customer.as_ref().map(crate::domain::ShopCustomerId::as_str)) as _,
             &optional(|event| event.delivery.email.as_deref()) as _,
-            &column(|event| event.delivery.concerns.as_str()),
+            &column(|event| event.delivery.concerns.as_str()) as _,
             &occurred,
             &received,
             &warnings,
-            &column(|event| &event.delivery.payload),
+            &column(|event| &event.delivery.payload) as _,
             self.clock.for_postgres(),
             &optional(|event| event.traceparent.as_deref()) as _,
         )
         .fetch_all(&self.pool)
         .await?;
+        let stored: HashSet<_> = stored.into_iter().collect();
 
         let duplicates: Vec<_> = sorted.iter().filter(|event| !stored.contains(&event.id.0)).collect();
         let first = self.first_of(&duplicates).await?;
@@ -152,9 +150,8 @@ impl Outbox {
         if duplicates.is_empty() {
             return Ok(HashMap::new());
         }
-        let sources: Vec<_> = duplicates.iter().map(|event| event.source.as_str().to_owned()).collect();
-        let deliveries: Vec<_> =
-            duplicates.iter().map(|event| event.delivery.delivery_id.as_str().to_owned()).collect();
+        let sources: Vec<_> = duplicates.iter().map(|event| event.source.as_str()).collect();
+        let deliveries: Vec<_> = duplicates.iter().map(|event| event.delivery.delivery_id.as_str()).collect();
         let rows = sqlx::query!(
             r#"
             with first as (
@@ -174,8 +171,8 @@ impl Outbox {
             select id as "id: EventId", source, delivery_id
             from first
             "#,
-            &sources,
-            &deliveries,
+            &sources as _,
+            &deliveries as _,
             self.clock.for_postgres(),
         )
         .fetch_all(&self.pool)

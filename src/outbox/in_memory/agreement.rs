@@ -131,7 +131,7 @@ impl Pair {
     }
 
     async fn claim(&mut self) {
-        let limit = 1 + u32::try_from(self.chance(3)).expect("small");
+        let limit = if self.has_ties() { CUSTOMERS } else { 1 + u32::try_from(self.chance(3)).expect("small") };
         let mut real = self.real.claim(&self.target, limit).await.expect("real");
         let mut model = Queue::claim(&self.model, &self.target, limit).await.expect("model");
         // Whom it takes is decided by their places; in what order they are handed out is not.
@@ -154,6 +154,14 @@ impl Pair {
             assert_eq!(email, same);
             self.claims.push((real, model));
         }
+    }
+
+    /// Whether customers that were settled together are due at the same moment: then it is left open who goes first.
+    fn has_ties(&self) -> bool {
+        let state = self.model.state();
+        let mut places: Vec<_> = state.waiting.values().map(|waiting| (waiting.priority, waiting.due_at)).collect();
+        places.sort_unstable();
+        places.windows(2).any(|pair| pair[0] == pair[1])
     }
 
     async fn settle(&mut self) {
