@@ -2199,7 +2199,8 @@ function drawPreview(preview, hide) {
       ? h("span", { class: "muted" }, "nothing")
       : typeof value === "string"
         ? foreign(value, { most: 400 })
-        : foreign(JSON.stringify(value), { mono: true, most: 600 });
+        : h("pre", { class: "json bare" }, jsonNodes(JSON.stringify(value).slice(0, 2_000)));
+  const cell = (label, ...content) => h("td", { role: "cell", "data-label": label }, h("div", {}, content));
   return [
     h(
       "div",
@@ -2219,39 +2220,37 @@ function drawPreview(preview, hide) {
       ["Last sent", preview.lastSentAt ? when(preview.lastSentAt, "both") : "never, as far as is known"],
     ]),
     warningList(preview.warnings),
+    // The roles are said since narrow pages set the table out as cards.
     differences.length > 0 &&
       h(
-        "div",
-        { class: "scroller", tabindex: "0", role: "region", "aria-label": "Differences" },
+        "table",
+        { class: "differences", role: "table", "aria-label": "Differences", "data-testid": "differences" },
         h(
-          "table",
-          { "data-testid": "differences" },
+          "thead",
+          { role: "rowgroup" },
           h(
-            "thead",
-            {},
-            h(
-              "tr",
-              {},
-              ["Field", "Last sent", "Now"].map((word) => h("th", { scope: "col" }, word)),
-            ),
-          ),
-          h(
-            "tbody",
-            {},
-            differences
-              .slice(0, 200)
-              .map(({ field, before, after }) =>
-                h(
-                  "tr",
-                  {},
-                  h("td", {}, foreign(field, { mono: true, most: 120 })),
-                  h("td", {}, shown(before)),
-                  h("td", {}, shown(after)),
-                ),
-              ),
+            "tr",
+            { role: "row" },
+            ["Field", "Last sent", "Now"].map((word) => h("th", { scope: "col", role: "columnheader" }, word)),
           ),
         ),
+        h(
+          "tbody",
+          { role: "rowgroup" },
+          differences
+            .slice(0, 200)
+            .map(({ field, before, after }) =>
+              h(
+                "tr",
+                { role: "row" },
+                cell("Field", foreign(field, { mono: true, most: 120 })),
+                cell("Last sent", shown(before)),
+                cell("Now", shown(after)),
+              ),
+            ),
+        ),
       ),
+    more(differences, 200),
     preview.request
       ? [
           h("p", {}, h("code", {}, foreign(preview.request.method), " ", foreign(preview.request.path))),
