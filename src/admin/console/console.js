@@ -222,23 +222,10 @@ function announce(text) {
 // ---------------------------------------------------------------------------------------------------------------------
 
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
-const clockTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const clockMinute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const dayAndTime = new Intl.DateTimeFormat("en-GB", {
-  day: "numeric",
-  month: "short",
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-});
-const dateAndTime = new Intl.DateTimeFormat("en-GB", {
-  day: "numeric",
-  month: "short",
-  year: "numeric",
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-});
+// Times are shown in UTC, as the service writes them in its sentences; the page's bar says so.
+const clockTime = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium", timeZone: "UTC" });
+const clockMinute = new Intl.DateTimeFormat("en-GB", { timeStyle: "short", timeZone: "UTC" });
+const localTime = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 
 /** A number of ours, though it may have come as one that floats cannot hold. */
 const number = (value) => Number(JSON.isRawJSON?.(value) ? value.rawJSON : (value ?? 0));
@@ -273,28 +260,28 @@ function relative(instant) {
   return seconds < 0 ? `${duration(-seconds)} ago` : `in ${duration(seconds)}`;
 }
 
-function localTime(date) {
-  const now = new Date(serviceNow());
-  if (date.toDateString() === now.toDateString()) return clockTime.format(date);
-  return (date.getFullYear() === now.getFullYear() ? dayAndTime : dateAndTime).format(date);
+/** In UTC; the day is left out if it is today. */
+function utcTime(date) {
+  const [day, time] = date.toISOString().split("T");
+  const [today] = new Date(serviceNow()).toISOString().split("T");
+  return day === today ? time.slice(0, 8) : `${day} ${time.slice(0, 8)}`;
 }
 
-/** A time as it is here, with the UTC in the title; `style`: at, ago, or both. */
+/** A time in UTC, with the time as it is here in the title; `style`: at, ago, or both. */
 function when(text, style = "at") {
   if (text === null || text === undefined) return null;
   const date = new Date(text);
   if (Number.isNaN(date.getTime())) return foreign(text);
   const utc = date.toISOString();
-  const at = localTime(date);
-  const ago = relative(date.getTime());
+  const here = `${localTime.format(date)} here`;
   const time = h(
     "time",
     {
       datetime: utc,
-      title: style === "ago" ? `${at} here, ${utc} (UTC)` : `${utc} (UTC)`,
+      title: style === "ago" ? `${utcTime(date)} UTC, ${here}` : here,
       "data-ago": style === "ago" ? "" : null,
     },
-    style === "ago" ? ago : at,
+    style === "ago" ? relative(date.getTime()) : utcTime(date),
   );
   return style === "both" ? [time, h("span", { class: "muted small" }, " · ", when(text, "ago"))] : time;
 }
@@ -1549,13 +1536,15 @@ function textField(label, name, value, attributes = {}) {
   );
 }
 
+const fieldsOf = (form) => [...form.querySelectorAll("[data-name]")];
+const typedIn = (form) => JSON.stringify(fieldsOf(form).map((field) => field.value.trim()));
+
 /** A form whose fields become the address, so that a filter can be sent to somebody, and back leads back. */
 function filterForm(toAddress, hasFilter, ...fields) {
   const submit = (event) => {
     event.preventDefault();
     const chosen = {};
-    for (const field of event.currentTarget.querySelectorAll("[data-name]"))
-      chosen[field.getAttribute("data-name")] = field.value.trim();
+    for (const field of fieldsOf(event.currentTarget)) chosen[field.getAttribute("data-name")] = field.value.trim();
     goTo(toAddress(chosen));
   };
   return h(
@@ -1637,6 +1626,50 @@ async function failuresList(main, { signal, parameters, reload }) {
         ]
       : "everything that failed";
   const items = page.items.slice(0, PAGE_SIZE * 4);
+  const form = filterForm(
+    toFailures,
+    hasFilter,
+    selectField(
+      "Source",
+      "source",
+      filter.source,
+      asOptions("all", [...sources, ...all.map((group) => group.source)]),
+    ),
+    selectField("Code", "code", filter.code, asOptions("all", all.map((group) => group.errorCode).filter(Boolean))),
+    selectField(
+      "Cause",
+      "cause",
+      filter.cause,
+      asOptions(
+        "all",
+        all.map((group) => group.cause),
+      ),
+    ),
+    textField("Shop’s customer id", "customer", filter.customer),
+    selectField("Failed in the", "newerThan", filter.newerThan, SINCE),
+  );
+  const buttons = actionButtons({
+    key: "matching",
+    scope,
+    words,
+    afterwards: reload,
+    ids: ["retry-matching", "discard-matching"],
+    labels: hasFilter ? ["Retry all that match", "Discard all that match"] : ["Retry all", "Discard all"],
+  });
+  const hint = h(
+    "p",
+    { class: "note warn small", role: "status", "data-testid": "filter-differs", hidden: true },
+    "The filter above was changed and is not applied yet: press “Filter” first. What is shown, and would be acted on, is of the filter before.",
+  );
+  // The buttons act on what is shown: not while the form says something else.
+  const applied = typedIn(form);
+  const compare = () => {
+    const differs = typedIn(form) !== applied;
+    hint.hidden = !differs;
+    for (const button of buttons) button.disabled = differs;
+  };
+  form.addEventListener("input", compare);
+  form.addEventListener("change", compare);
 
   main.append(
     h(
@@ -1649,28 +1682,7 @@ async function failuresList(main, { signal, parameters, reload }) {
         "What needs a person: each stands here until it is mended in the shop, retried or discarded.",
       ),
     ),
-    filterForm(
-      toFailures,
-      hasFilter,
-      selectField(
-        "Source",
-        "source",
-        filter.source,
-        asOptions("all", [...sources, ...all.map((group) => group.source)]),
-      ),
-      selectField("Code", "code", filter.code, asOptions("all", all.map((group) => group.errorCode).filter(Boolean))),
-      selectField(
-        "Cause",
-        "cause",
-        filter.cause,
-        asOptions(
-          "all",
-          all.map((group) => group.cause),
-        ),
-      ),
-      textField("Shop’s customer id", "customer", filter.customer),
-      selectField("Failed in the", "newerThan", filter.newerThan, SINCE),
-    ),
+    form,
     h(
       "section",
       { class: "panel", "aria-label": "Failed events", "data-testid": "failure-list" },
@@ -1680,19 +1692,9 @@ async function failuresList(main, { signal, parameters, reload }) {
               "div",
               { class: "panel-head" },
               h("h2", {}, shownWords(items, filter, page.next)),
-              h(
-                "div",
-                { class: "actions" },
-                actionButtons({
-                  key: "matching",
-                  scope,
-                  words,
-                  afterwards: reload,
-                  ids: ["retry-matching", "discard-matching"],
-                  labels: hasFilter ? ["Retry all that match", "Discard all that match"] : ["Retry all", "Discard all"],
-                }),
-              ),
+              h("div", { class: "actions" }, buttons),
             ),
+            hint,
             h("ol", { class: "rows" }, items.map(failureRow)),
             pager(toFailures, filter, page.next),
           ]
