@@ -247,6 +247,8 @@ function duration(seconds) {
   return counted(Math.round(s / 8640) / 10, "day");
 }
 
+const about = (seconds) => (number(seconds) < 1 ? duration(seconds) : `about ${duration(seconds)}`);
+
 function shortDuration(milliseconds) {
   const ms = number(milliseconds);
   if (ms < 1000) return `${Math.round(ms)} ms`;
@@ -550,16 +552,22 @@ function tellFreshness() {
 function repeat(signal, task) {
   let timer;
   let isRunning = false;
+  let isWanted = false; // once more: what is under way may have been asked too early
   const run = async () => {
     clearTimeout(timer);
-    if (signal.aborted || document.hidden || isRunning) return;
+    if (signal.aborted || document.hidden) return;
+    isWanted = isRunning;
+    if (isRunning) return;
     isRunning = true;
+    let end;
     try {
-      if ((await task()) === "done") return;
+      end = await task();
     } finally {
       isRunning = false;
     }
-    if (!signal.aborted && !document.hidden) timer = setTimeout(run, REFRESH_MS);
+    if (signal.aborted || document.hidden) return;
+    if (isWanted) await run();
+    else if (end !== "done") timer = setTimeout(run, REFRESH_MS);
   };
   document.addEventListener("visibilitychange", run, { signal });
   signal.addEventListener("abort", () => clearTimeout(timer));
@@ -784,6 +792,7 @@ const ACTIONS = {
     title: "Retry",
     tone: "primary",
     path: "/failures/retry",
+    would: "would be tried again.",
     done: "to be sent again",
     promise:
       "They go out after live changes and due retries. What is newer at FlexPortal is not replaced by what is older.",
@@ -792,26 +801,36 @@ const ACTIONS = {
     title: "Discard",
     tone: "danger primary",
     path: "/failures/discard",
+    would: "would be discarded.",
     done: "discarded",
     promise:
       "They are closed: what they say is not sent. They stay on record with your reason, and can still be retried one by one.",
   },
 };
 
+let leaveQuestion = null; // while one stands
+
 /** `scope`: what the API is told (`events`, or `all` with a filter); `words`: the same for people. */
 function act(name, scope, words, afterwards) {
   const action = ACTIONS[name];
   const dialog = find("confirm-dialog");
   const opener = document.activeElement?.getAttribute("data-key");
+  const visit = current;
   const controller = new AbortController();
   let isActing = false;
   let hasActed = false;
+  let hasLeft = false;
 
   const stage = (...content) =>
     dialog.replaceChildren(
       h("div", { class: "stage" }, h("h2", { id: "confirm-title" }, `${action.title}: `, words), content),
     );
   const close = () => dialog.close();
+  // Going elsewhere takes the question back; what is being done is told to its end.
+  leaveQuestion = () => {
+    hasLeft = isActing;
+    if (!isActing) close();
+  };
   const closing = (word = "Close") =>
     h(
       "div",
@@ -863,6 +882,8 @@ function act(name, scope, words, afterwards) {
       hasActed = true; // what is shown behind the dialog is old
       return;
     }
+    const possible = isNumber(counts.possible) ? Math.min(number(counts.possible), matched) : matched;
+    if (possible === 0) hasActed = true; // the same
     // If all are named, exactly these are acted on, and none that fails while the question stands.
     const named = (counts.results ?? []).map((result) => result.eventId);
     const isNamed = scope.all && named.length === matched;
@@ -872,22 +893,22 @@ function act(name, scope, words, afterwards) {
       required: true,
       maxlength: String(MOST_REASON_CHARS),
       "data-testid": "confirm-reason",
-      autofocus: true,
+      autofocus: possible > 0,
     });
     const button = h(
       "button",
-      { type: "submit", class: action.tone, "data-testid": "confirm", autofocus: name !== "discard" },
-      `${action.title} ${count(matched)}`,
+      { type: "submit", class: action.tone, "data-testid": "confirm", autofocus: name !== "discard" && possible > 0 },
+      `${action.title} ${count(possible)}`,
     );
-    if (name === "discard") {
-      button.disabled = true;
-      reason.addEventListener("input", () => {
-        button.disabled = reason.value.trim() === "";
-      });
-    }
+    const isReady = () => possible > 0 && (name !== "discard" || reason.value.trim() !== "");
+    const ready = () => {
+      button.disabled = !isReady();
+    };
+    ready();
+    reason.addEventListener("input", ready);
     const submit = (event) => {
       event.preventDefault();
-      if (name === "discard" && reason.value.trim() === "") return;
+      if (!isReady()) return;
       carryOut(exact, matched, name === "discard" ? { reason: reason.value.trim() } : {});
     };
     stage(
@@ -896,25 +917,34 @@ function act(name, scope, words, afterwards) {
         { onsubmit: submit },
         h(
           "p",
-          { class: "big", "data-testid": "confirm-count", "data-count": String(matched) },
-          h("b", {}, count(matched)),
-          isOne(matched) ? " event" : " events",
+          { class: "big", "data-testid": "confirm-count", "data-count": String(possible) },
+          h("b", {}, possible === 0 ? "None" : count(possible)),
+          possible < matched && ` of ${count(matched)}`,
+          isOne(matched) ? " event " : " events ",
+          action.would,
         ),
         name === "retry" &&
+          possible > 0 &&
           h(
             "p",
             { "data-testid": "confirm-time" },
             isNumber(counts.takesSeconds)
-              ? `At the quota that takes about ${duration(counts.takesSeconds)}.`
+              ? `At the quota that takes ${about(counts.takesSeconds)}.`
               : "How long it takes is not known: there is no limit, or none that was told.",
           ),
         h("p", { class: "muted small" }, action.promise),
         tellOutcomes(counts.results, "What each would meet"),
-        name === "discard" && h("div", { class: "field" }, h("label", { for: "reason" }, "Reason (required)"), reason),
+        name === "discard" &&
+          possible > 0 &&
+          h("div", { class: "field" }, h("label", { for: "reason" }, "Reason (required)"), reason),
         h(
           "div",
           { class: "actions" },
-          h("button", { type: "button", onclick: close, "data-testid": "confirm-cancel" }, "Cancel"),
+          h(
+            "button",
+            { type: "button", onclick: close, "data-testid": "confirm-cancel", autofocus: possible === 0 },
+            "Cancel",
+          ),
           button,
         ),
       ),
@@ -941,6 +971,7 @@ function act(name, scope, words, afterwards) {
       failed(error);
     } finally {
       isActing = false;
+      refreshFailureCount();
       focusWithin(dialog);
     }
   }
@@ -953,7 +984,7 @@ function act(name, scope, words, afterwards) {
       name === "retry" &&
         changed > 0 &&
         isNumber(result.takesSeconds) &&
-        h("p", {}, `The last of them goes out in about ${duration(result.takesSeconds)}.`),
+        h("p", {}, `The last of them goes out in ${about(result.takesSeconds)}.`),
       tellOutcomes(result.results, "What became of each"),
       closing(),
     );
@@ -964,8 +995,13 @@ function act(name, scope, words, afterwards) {
     if (isActing) event.preventDefault();
   };
   dialog.onclose = () => {
+    leaveQuestion = null;
     if (!isActing) controller.abort();
     dialog.replaceChildren();
+    if (current !== visit) {
+      if (hasLeft && current) openView({ keepScroll: true }); // it may show what was before
+      return;
+    }
     if (hasActed) afterwards();
     if (opener) document.querySelector(`[data-key="${CSS.escape(opener)}"]`)?.focus();
   };
@@ -1144,11 +1180,25 @@ function overview(main, { signal }) {
   return run();
 }
 
-function tellFailureCount({ failures }) {
+let countedAt = 0; // by the service's clock: answers may overtake each other
+
+function tellFailureCount({ at, failures }) {
+  if (Date.parse(at) < countedAt) return;
+  countedAt = Date.parse(at) || 0;
   const mark = find("failure-count");
   mark.hidden = !number(failures.events);
   mark.textContent = count(failures.events);
   mark.setAttribute("aria-label", `: ${counted(failures.events, "event")} failed`);
+}
+
+/** The number in the bar, after it was changed from here; the pages that know it tell it themselves. */
+async function refreshFailureCount() {
+  if (!isSignedIn()) return;
+  try {
+    tellFailureCount(await api("/status"));
+  } catch {
+    // The number stays as it was; what is wrong is told where it matters.
+  }
 }
 
 /** What an operator wants to know first: is anything for me to do? */
@@ -2673,7 +2723,10 @@ addEventListener(
   },
   { passive: true },
 );
-addEventListener("hashchange", () => openView({ focus: true }));
+addEventListener("hashchange", () => {
+  leaveQuestion?.();
+  openView({ focus: true });
+});
 setInterval(() => {
   if (document.hidden) return;
   keepAgesFresh();
