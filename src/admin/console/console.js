@@ -55,15 +55,27 @@ function visibleNodes(text, { keepLines = false } = {}) {
   return nodes;
 }
 
-/** Somebody else's words, set apart so that they cannot reorder ours. */
-function foreign(text, { mono = false, keepLines = false, most = 5_000 } = {}) {
+/** Somebody else's words, set apart so that they cannot reorder ours; `coded`: what stands in backticks is code. */
+function foreign(text, { mono = false, coded = false, keepLines = false, most = 5_000 } = {}) {
   if (text === null || text === undefined) return null;
   const whole = String(text);
   const shown = whole.length > most ? whole.slice(0, most) : whole;
-  const nodes = visibleNodes(shown, { keepLines });
+  const parts = coded ? shown.split(CODE) : [shown];
+  const nodes = parts.flatMap((part, at) => {
+    const those = visibleNodes(part, { keepLines });
+    return at % 2 ? [h("code", {}, those)] : those;
+  });
   if (shown !== whole) nodes.push(` … (${count(whole.length - most)} more characters)`);
   return h("bdi", { class: mono ? "foreign mono" : "foreign" }, nodes);
 }
+
+const CODE = /`([^`\n]+)`/;
+
+/** A sentence of the service, which sets names of fields and the like in backticks. */
+const sentence = (text, options = {}) => foreign(text, { coded: true, ...options });
+
+/** The same where no element can be, such as in an option. */
+const uncoded = (text) => String(text).replace(new RegExp(CODE, "g"), "$1");
 
 const JSON_TOKEN = /\s+|("(?:[^"\\]|\\[^])*"?)|([{}[\],:])|([^\s"{}[\],:]+)/g;
 
@@ -1023,7 +1035,7 @@ function tellOutcomes(results, title) {
         "li",
         {},
         `${count(these.length)} × `,
-        foreign(outcome, { most: 300 }),
+        sentence(outcome, { most: 300 }),
         these.length === 1 && [
           " (",
           link(toEvent(these[0].eventId), { onclick: () => find("confirm-dialog").close() }, "event"),
@@ -1217,13 +1229,15 @@ function verdictOf(status) {
     },
     ...silent.slice(0, 5).map(({ name }) => ({ tone: "warn", kind: "silent", name })),
     number(status.dataRequests) > 0 && { tone: "warn", kind: "privacy", requests: status.dataRequests },
+    number(status.unmatched) > 0 && { tone: "good", kind: "unmatched", events: status.unmatched },
   ].filter(Boolean);
-  const tone = points.some((point) => point.tone === "bad") ? "bad" : points.length ? "warn" : "good";
+  const tone = ["bad", "warn"].find((one) => points.some((point) => point.tone === one)) ?? "good";
   return { tone, points, waits: number(status.backlog.customers) };
 }
 
 function drawVerdict({ tone, points, waits }) {
-  const title = { good: "All is well", warn: "Worth a look", bad: "Needs a person" }[tone];
+  const good = points.length ? "Nothing failed" : "All is well";
+  const title = { good, warn: "Worth a look", bad: "Needs a person" }[tone];
   const line = (point) =>
     ({
       hold: () => ["FlexPortal ", foreign(point.name), " is paused; its changes wait, none is lost."],
@@ -1233,6 +1247,11 @@ function drawVerdict({ tone, points, waits }) {
         isOne(point.events) ? "itself." : "themselves.",
       ],
       silent: () => ["Source ", foreign(point.name), " is more silent than it used to be."],
+      unmatched: () => [
+        link(toEvents({ status: "unmatched" }), { "data-testid": "unmatched" }, counted(point.events, "change")),
+        isOne(point.events) ? " waits" : " wait",
+        " unmatched: FlexPortal does not know the customer (yet), or has several with the e-mail. It is asked again by itself.",
+      ],
       privacy: () => [
         `${counted(point.requests, "privacy request")} ${isOne(point.requests) ? "waits" : "wait"} for an answer.`,
       ],
@@ -1371,7 +1390,7 @@ function drawTargets(targets) {
               " (",
               when(target.hold.until, "ago"),
               "). ",
-              foreign(target.hold.explanation),
+              sentence(target.hold.explanation),
             ),
         );
       }),
@@ -1436,7 +1455,7 @@ function drawSources(sources) {
               h(
                 "p",
                 { class: "note warn small", "data-testid": "silence" },
-                foreign(source.silence.explanation),
+                sentence(source.silence.explanation),
                 " Silent since ",
                 when(source.silence.since, "both"),
                 ".",
@@ -1514,7 +1533,13 @@ const filterOfGroup = (group) => ({ source: group.source, code: group.errorCode 
 
 function drawFailureGroup(group, again) {
   const filter = filterOfGroup(group);
-  const words = () => ["what failed at ", foreign(group.source), " with “", foreign(group.cause, { most: 200 }), "”"];
+  const words = () => [
+    "what failed at ",
+    foreign(group.source),
+    " with “",
+    sentence(group.cause, { most: 200 }),
+    "”",
+  ];
   return h(
     "article",
     { class: "card group", "data-testid": "failure-group" },
@@ -1524,7 +1549,7 @@ function drawFailureGroup(group, again) {
       h(
         "p",
         { class: "group-cause clamp" },
-        link(toFailures(filter), { "data-testid": "failure-group-link" }, foreign(group.cause, { most: 400 })),
+        link(toFailures(filter), { "data-testid": "failure-group-link" }, sentence(group.cause, { most: 400 })),
       ),
       h(
         "p",
@@ -1561,7 +1586,7 @@ function selectField(label, name, value, options) {
       "select",
       { id: `filter-${name}`, "data-name": name, "data-testid": `filter-${name}` },
       all.map(([option, words]) =>
-        h("option", { value: option, selected: option === (value ?? "") }, shorten(visible(words))),
+        h("option", { value: option, selected: option === (value ?? "") }, shorten(visible(uncoded(words)))),
       ),
     ),
   );
@@ -1670,7 +1695,7 @@ async function failuresList(main, { signal, parameters, reload }) {
             .map(([name, value], at) => [
               at ? ", " : "",
               `${name === "newerThan" ? "within" : name}: `,
-              foreign(value, { most: 200 }),
+              (name === "cause" ? sentence : foreign)(value, { most: 200 }),
             ]),
           ")",
         ]
@@ -1767,6 +1792,8 @@ function shownWords(items, filter, next) {
 }
 
 function failureRow(failure) {
+  const { cause, error } = failure;
+  const isRepeated = error?.startsWith(cause);
   return h(
     "li",
     {},
@@ -1776,10 +1803,8 @@ function failureRow(failure) {
       h(
         "span",
         { class: "strong clamp" },
-        foreign(failure.cause, { most: 400 }),
-        failure.error &&
-          failure.error !== failure.cause &&
-          h("span", { class: "reason" }, " · ", foreign(failure.error, { most: 400 })),
+        sentence(isRepeated ? error : cause, { most: 400 }),
+        error && !isRepeated && h("span", { class: "reason" }, " · ", sentence(error, { most: 400 })),
       ),
       h("span", { class: "end" }, when(failure.failedAt, "ago")),
       h(
@@ -1884,7 +1909,7 @@ function eventRow(event) {
       h("span", { class: "what clamp" }, foreign(event.topic, { most: 120 })),
       h("span", { class: "where clamp one" }, foreign(event.source)),
       h("span", { class: "end" }, when(event.receivedAt, "ago")),
-      event.error && h("span", { class: "reason clamp one" }, foreign(event.error, { most: 300 })),
+      event.error && h("span", { class: "reason clamp one" }, sentence(event.error, { most: 300 })),
     ),
   );
 }
@@ -1944,7 +1969,11 @@ function eventPage(main, { signal, parts: [, id], fail }) {
         ],
         () => eventTimes(event),
       );
-      show(slots.attempts, [event.requests, event.requestsUnder], () => eventAttempts(event));
+      show(
+        slots.attempts,
+        [event.requests, event.requestsUnder, event.flexportalCustomerId, event.error],
+        () => eventAttempts(event),
+      );
       show(slots.payload, event.payload, () => [
         h("h2", {}, "Payload, as the shop sent it"),
         jsonView(event.payload, { label: "Payload", parsed: true }),
@@ -1983,20 +2012,21 @@ function eventOutcome(event, again, preview) {
       h("h2", {}, "What became of it"),
       statusBadge(event.status, { "data-testid": "event-status" }),
     ),
-    h("p", { class: "lead", "data-testid": "explanation" }, foreign(withoutError(event))),
+    h("p", { class: "lead", "data-testid": "explanation" }, sentence(withoutError(event))),
     (event.error || event.httpStatus || event.errorCode) && h("p", { class: "small" }, codeBadge(event)),
     event.error &&
+      !isExplained(event) &&
       h(
         "p",
         { class: "note bad small tall", tabindex: "0", "data-key": "error", "data-testid": "error" },
-        foreign(event.error, { keepLines: true, most: 10_000 }),
+        sentence(event.error, { keepLines: true, most: 10_000 }),
       ),
     event.whatToDo &&
       h(
         "p",
         { class: "note", "data-testid": "what-to-do" },
         h("strong", {}, "Next step: "),
-        foreign(event.whatToDo, { keepLines: true }),
+        sentence(event.whatToDo, { keepLines: true }),
       ),
     event.supersededBy &&
       h(
@@ -2033,6 +2063,9 @@ function eventOutcome(event, again, preview) {
   ];
 }
 
+/** What the explanation begins with need not be said again. */
+const isExplained = ({ explanation, error }) => explanation === error || explanation.startsWith(`${error}; `);
+
 /** The explanation up to the error, which is shown for itself. */
 function withoutError({ explanation, error }) {
   return error && explanation.endsWith(`: ${error}`) ? explanation.slice(0, -error.length) : explanation;
@@ -2045,7 +2078,7 @@ function warningList(warnings) {
     h(
       "ul",
       { class: "notes small", tabindex: "0", role: "list", "data-key": "warnings", "data-testid": "warnings" },
-      warnings.slice(0, MOST_STEPS).map((warning) => h("li", {}, foreign(warning, { most: 600 }))),
+      warnings.slice(0, MOST_STEPS).map((warning) => h("li", {}, sentence(warning, { most: 600 }))),
     ),
     more(warnings, MOST_STEPS),
   ];
@@ -2102,7 +2135,13 @@ function eventAttempts(event) {
     list.replaceChildren(
       ...event.requests
         .slice(from)
-        .map((request, at) => attempt(request, event.requests[from + at - 1], from + at === event.requests.length - 1)),
+        .map((request, at) =>
+          attempt(request, {
+            event,
+            earlier: event.requests[from + at - 1],
+            isLast: from + at === event.requests.length - 1,
+          }),
+        ),
     );
   const from = Math.max(0, event.requests.length - MOST_STEPS);
   draw(from);
@@ -2122,7 +2161,16 @@ function eventAttempts(event) {
   return [head, elsewhere, before, list];
 }
 
-function attempt(request, earlier, isLast) {
+/** What was asked, as far as it is known: ids and addresses are not kept with the request. */
+function requestLine({ operation }, { flexportalCustomerId }) {
+  if (operation === "find_by_email") return "GET /v1/customers?email=…";
+  if (operation !== "update_customer") return null;
+  return ["PUT /v1/customers/", flexportalCustomerId ? foreign(encodePart(flexportalCustomerId)) : "{id}"];
+}
+
+function attempt(request, { event, earlier, isLast }) {
+  const saidBefore = isLast ? event.error : null;
+  const line = requestLine(request, event);
   const status = number(request.httpStatus);
   const tone = status >= 200 && status < 300 && !request.errorCode ? "good" : status === 429 ? "warn" : "bad";
   const gap = earlier
@@ -2145,7 +2193,9 @@ function attempt(request, earlier, isLast) {
       status || request.errorCode ? codeBadge(request) : badge("no answer", "warn"),
       gap !== null && gap > 0 && h("span", { class: "gap" }, `${shortDuration(gap)} after the one before`),
     ),
-    request.error && h("p", { class: "small clamp" }, foreign(request.error, { most: 600 })),
+    request.error &&
+      request.error !== saidBefore &&
+      h("p", { class: "small clamp" }, sentence(request.error, { most: 600 })),
     h(
       "details",
       { open: isLast, "data-key": `attempt:${request.startedAt}:${request.attempt}:${request.operation}` },
@@ -2157,6 +2207,7 @@ function attempt(request, earlier, isLast) {
           "div",
           { class: "side" },
           h("h3", {}, "Request"),
+          line && h("p", { class: "request-line" }, h("code", { "data-testid": "request-line" }, line)),
           request.requestBody === null || request.requestBody === undefined
             ? h(
                 "p",
@@ -2207,7 +2258,7 @@ function eventInterventions(event) {
               h("span", { class: "muted small" }, when(step.at, "ago")),
             ),
             step.reason && h("p", {}, "“", foreign(step.reason, { most: 600 }), "”"),
-            h("p", { class: "muted small" }, foreign(step.outcome, { most: 400 })),
+            h("p", { class: "muted small" }, sentence(step.outcome, { most: 400 })),
           ),
         ),
     ),
@@ -2260,7 +2311,7 @@ function drawPreview(preview, hide) {
       h("h2", {}, "What would be sent now"),
       h("button", { type: "button", class: "quiet", onclick: hide }, "Hide"),
     ),
-    h("p", { class: "lead", "data-testid": "preview-outcome" }, foreign(preview.outcome)),
+    h("p", { class: "lead", "data-testid": "preview-outcome" }, sentence(preview.outcome)),
     facts([
       [
         "FlexPortal customer",
@@ -2501,7 +2552,7 @@ function story(steps) {
               { class: "line-head" },
               when(step.at),
               h("span", { class: "muted small" }, foreign(step.step)),
-              h("span", { class: "told" }, foreign(step.text, { most: 1_000 })),
+              h("span", { class: "told" }, sentence(step.text, { most: 1_000 })),
               step.eventId && link(toEvent(step.eventId), { class: "small" }, "event"),
             ),
           ),

@@ -101,7 +101,7 @@ async fn the_overview_answers_is_it_in_sync_and_a_retry_is_counted_before_it_act
     browser.says("backlog", "6 customers wait").await;
     browser.says("target-default", "6 customers wait, ").await;
     browser.says("target-default", "FLEXPORTAL_API_KEY").await;
-    browser.says("failure-group", "`phone` refused").await;
+    browser.says("failure-group", "phone refused").await;
     browser.says("chart-intake-summary", "9").await;
     browser.says("source-generic", "generic").await;
 
