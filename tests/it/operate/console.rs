@@ -228,6 +228,7 @@ async fn an_event_shows_request_and_answer_and_a_customer_its_story() {
     browser.says("error", "not a phone number").await;
     browser.holds("document.querySelectorAll('[data-testid=attempt]').length === 3").await;
     browser.says("attempts", "+49 30").await;
+    browser.says("attempts", "PUT /v1/customers/").await;
     browser.says("attempts", "not a phone number").await;
     browser.says("payload", "Lovelace").await;
     browser.click("preview").await;
@@ -243,12 +244,23 @@ async fn an_event_shows_request_and_answer_and_a_customer_its_story() {
     browser.find("customer-list").await;
 
     browser.click("nav-failures").await;
+    browser.find("failure-list").await;
+    browser.write("filter-customer", "nobody").await;
+    browser.says("filter-differs", "not applied yet").await;
+    browser.holds("document.querySelector('[data-testid=discard-matching]').disabled").await;
+    browser.click_css("a[data-testid=failure]").await;
+    browser.says("event-status", "failed").await;
+    browser.click("discard").await;
+    browser.find("confirm-count").await;
+    browser.client.back().await.expect("back");
+    browser.holds("!document.querySelector('dialog').open").await;
     browser.click_css("a[data-testid=failure]").await;
     browser.says("event-status", "failed").await;
     browser.click("discard").await;
     browser.write("confirm-reason", "seen").await;
     browser.click("confirm").await;
     browser.find("confirm-result").await;
+    browser.holds("document.getElementById('failure-count').hidden").await;
     browser.click("confirm-close").await;
     browser.says("event-status", "discarded").await;
     browser.says("interventions", "seen").await;
