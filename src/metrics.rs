@@ -89,8 +89,17 @@ impl Saved {
 }
 
 /// The words of [`outcome_of`].
-const OUTCOMES: [&str; 8] =
-    ["ok", "refused", "not_found", "unauthorized", "rate_limited", "unavailable", "timed_out", "disconnected"];
+const OUTCOMES: [&str; 9] = [
+    "ok",
+    "refused",
+    "not_found",
+    "unauthorized",
+    "rate_limited",
+    "unavailable",
+    "timed_out",
+    "unreached",
+    "disconnected",
+];
 const OPERATIONS: [Operation; 2] = [Operation::UpdateCustomer, Operation::FindByEmail];
 /// What a worker can settle an event as.
 const SETTLED: [EventStatus; 5] =
@@ -300,7 +309,7 @@ pub fn text_of(registry: &Registry) -> String {
     text
 }
 
-/// What came of a request, in a word.
+/// What came of a request, in a word of [`OUTCOMES`].
 pub(crate) fn outcome_of<T>(outcome: &Result<T, FlexportalError>) -> &'static str {
     use FlexportalError as E;
     match outcome {

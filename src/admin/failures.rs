@@ -147,7 +147,8 @@ pub(super) struct Outcome {
     matched: usize,
     /// How many were set back, or closed; none in a dry run.
     changed: usize,
-    /// How many could be: what was closed or settled meanwhile, or erased, is not tried again.
+    /// How many could be: what was closed or settled meanwhile, or erased, is not tried again. Beyond the first two
+    /// thousand, all are taken to be possible.
     possible: usize,
     /// How many were left for the next request, which takes on as many again.
     remaining: usize,
@@ -223,14 +224,15 @@ impl Selection {
         let at = outbox.clock().now();
         let mut results = Vec::new();
         if dry_run {
-            results = outbox.rehearse(remedy, &events).await?;
+            results = outbox.rehearse(remedy, &events[..events.len().min(MAX_ACTED_ON)]).await?;
         } else {
             for batch in events[..events.len().min(MAX_ACTED_ON)].chunks(BATCH) {
                 results.extend(outbox.apply(remedy, batch, by).await?);
             }
         }
         let matched = events.len();
-        let possible = results.iter().filter(|result| result.is_done).count();
+        let unseen = if dry_run { matched.saturating_sub(MAX_ACTED_ON) } else { 0 };
+        let possible = unseen + results.iter().filter(|result| result.is_done).count();
         let (changed, remaining) =
             if dry_run { (0, matched) } else { (possible, matched.saturating_sub(MAX_ACTED_ON)) };
         results.truncate(MAX_RESULTS);

@@ -44,7 +44,7 @@ impl Erase {
             (None, None) => vec![],
         };
         let namesakes = outbox.namesakes(&self.source, &customers).await?;
-        let mut events = 0;
+        let mut is_anything = false;
         for customer in &customers {
             let erased = if self.dry_run {
                 outbox.would_erase(&self.source, customer).await?
@@ -56,9 +56,9 @@ impl Erase {
                 show::plain(customer.as_str()),
                 if self.dry_run { " (not yet: this was a dry run)" } else { "" }
             );
-            events += erased.events;
+            is_anything |= erased.is_anything();
         }
-        if events == 0 {
+        if !is_anything {
             bail!("nothing personal is stored of this customer (any more): check --source, and --customer or --email");
         }
         show::tell_namesakes(&namesakes, "erase");
@@ -74,6 +74,7 @@ async fn erase(outbox: &Outbox, source: &SourceName, customer: &ShopCustomerId) 
                 return Ok(erased);
             }
             if !has_told {
+                let customer = show::plain(customer.as_str());
                 eprintln!("customer {customer}: a request is under way; waiting until it cannot arrive any more");
                 has_told = true;
             }

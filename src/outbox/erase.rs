@@ -24,12 +24,26 @@ pub struct Erased {
     pub closed: u64,
     /// Requests whose body, answer and error are gone.
     pub requests: u64,
+    /// Links of which hashes of values are gone.
+    pub links: u64,
+}
+
+impl Erased {
+    /// Whether there was anything.
+    #[must_use]
+    pub fn is_anything(&self) -> bool {
+        self.events > 0 || self.links > 0
+    }
 }
 
 impl fmt::Display for Erased {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, closed, requests } = self;
-        write!(f, "{events} events and {requests} requests erased; {closed} changes that waited are not sent")
+        let Self { events, closed, requests, links } = self;
+        write!(f, "{events} events and {requests} requests erased; {closed} changes that waited are not sent")?;
+        if *events == 0 && *links > 0 {
+            write!(f, "; hashes of what was sent are gone from the link")?;
+        }
+        Ok(())
     }
 }
 
@@ -41,6 +55,7 @@ impl Add for Erased {
             events: self.events + other.events,
             closed: self.closed + other.closed,
             requests: self.requests + other.requests,
+            links: self.links + other.links,
         }
     }
 }
@@ -95,9 +110,9 @@ impl Outbox {
             return Ok(None);
         }
         let events = erase_deliveries(&mut transaction, source, customer, up_to).await?;
-        let closed = close_waiting(&mut transaction, &events, self.clock.for_postgres()).await?;
+        let closed = close_waiting(&mut transaction, (source, customer), &events, self.clock.for_postgres()).await?;
         let requests = erase_requests(&mut transaction, &events).await?;
-        forget_values(&mut transaction, source, customer).await?;
+        let links = forget_values(&mut transaction, source, customer).await?;
         sqlx::query!(
             r#"
             delete from waiting_customers w
@@ -130,8 +145,8 @@ impl Outbox {
         .execute(&mut *transaction)
         .await?;
         settle::move_up(&mut transaction, &[key]).await?;
-        let erased = Erased { events: u64::try_from(events.len()).unwrap_or(u64::MAX), closed, requests };
-        if erased.events > 0 {
+        let erased = Erased { events: u64::try_from(events.len()).unwrap_or(u64::MAX), closed, requests, links };
+        if erased.is_anything() {
             intervene::done_by(&mut transaction, by).await?;
             sqlx::query!(
                 r#"
@@ -160,7 +175,14 @@ impl Outbox {
             select
                 count(*) as "events!",
                 count(*) filter (where d.concerns = 'customer' and s.finished_at is null) as "closed!",
-                coalesce(sum((select count(*) from sync_attempts a where a.event_id = d.id)), 0)::bigint as "requests!"
+                coalesce(sum((select count(*) from sync_attempts a where a.event_id = d.id)), 0)::bigint as "requests!",
+                (
+                    select count(*)
+                    from customer_links
+                    where source = $1
+                      and shop_customer_id = $2
+                      and jsonb_path_exists(acknowledged, '$.*.hash')
+                ) as "links!"
             from deliveries d
             left join event_states s on s.event_id = d.id
             where d.source = $1
@@ -173,7 +195,12 @@ impl Outbox {
         .fetch_one(&self.pool)
         .await?;
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(Erased { events: count(row.events), closed: count(row.closed), requests: count(row.requests) })
+        Ok(Erased {
+            events: count(row.events),
+            closed: count(row.closed),
+            requests: count(row.requests),
+            links: count(row.links),
+        })
     }
 
     /// The shop's customers that gave an e-mail, letter case apart.
@@ -269,6 +296,7 @@ async fn erase_deliveries(
 /// Changes that wait are never sent; what is said of any of them holds no word of its body.
 async fn close_waiting(
     connection: &mut PgConnection,
+    (source, customer): (&str, &str),
     events: &[Uuid],
     now: Option<DateTime<Utc>>,
 ) -> Result<u64, StoreError> {
@@ -288,9 +316,30 @@ async fn close_waiting(
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("update event_states set last_error = null, warnings = '{}' where event_id = any($1)", events)
-        .execute(&mut *connection)
-        .await?;
+    // Also of what was erased before, and closed by a person with words of their own since. A code is a word of
+    // FlexPortal's, and stays if it looks like one.
+    sqlx::query!(
+        r#"
+        update event_states
+        set last_error = null,
+            cause = null,
+            warnings = '{}',
+            last_error_code = case when last_error_code ~ '^[A-Z][A-Z_]{0,63}$' then last_error_code end
+        where event_id = any($1)
+           or event_id in (
+                select d.id
+                from deliveries d
+                where d.source = $2
+                  and d.shop_customer_id = $3
+                  and d.payload = '{"erased": true}'
+           )
+        "#,
+        events,
+        source,
+        customer,
+    )
+    .execute(&mut *connection)
+    .await?;
     Ok(closed.rows_affected())
 }
 
@@ -299,7 +348,10 @@ async fn erase_requests(connection: &mut PgConnection, events: &[Uuid]) -> Resul
     let requests = sqlx::query!(
         r#"
         update sync_attempts
-        set request_body = null, response_body = null, error = null
+        set request_body = null,
+            response_body = null,
+            error = null,
+            error_code = case when error_code ~ '^[A-Z][A-Z_]{0,63}$' then error_code end
         where event_id in (
             select unnest($1::uuid[])
             union
@@ -316,8 +368,8 @@ async fn erase_requests(connection: &mut PgConnection, events: &[Uuid]) -> Resul
 }
 
 /// Hashes are of values; reasons that people gave may speak of the customer.
-async fn forget_values(connection: &mut PgConnection, source: &str, customer: &str) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn forget_values(connection: &mut PgConnection, source: &str, customer: &str) -> Result<u64, StoreError> {
+    let links = sqlx::query!(
         r#"
         update customer_links
         set acknowledged = (
@@ -326,6 +378,7 @@ async fn forget_values(connection: &mut PgConnection, source: &str, customer: &s
         )
         where source = $1
           and shop_customer_id = $2
+          and jsonb_path_exists(acknowledged, '$.*.hash')
         "#,
         source,
         customer,
@@ -339,5 +392,5 @@ async fn forget_values(connection: &mut PgConnection, source: &str, customer: &s
     )
     .execute(&mut *connection)
     .await?;
-    Ok(())
+    Ok(links.rows_affected())
 }

@@ -68,12 +68,27 @@ impl Outbox {
     ) -> Result<Vec<ShopCustomerId>, StoreError> {
         let customers = sqlx::query_scalar!(
             r#"
-            select distinct shop_customer_id as "customer!: ShopCustomerId"
-            from deliveries
-            where source = $1
-              and id <= $2
-              and shop_customer_id > $3
-              and payload <> '{"erased": true}'
+            (
+                select distinct shop_customer_id as "customer!: ShopCustomerId"
+                from deliveries
+                where source = $1
+                  and id <= $2
+                  and shop_customer_id > $3
+                  and payload <> '{"erased": true}'
+                order by 1
+                limit $4
+            )
+            union
+            -- past their time, deliveries are gone; hashes of what was sent are not
+            (
+                select shop_customer_id
+                from customer_links
+                where source = $1
+                  and shop_customer_id > $3
+                  and jsonb_path_exists(acknowledged, '$.*.hash')
+                order by 1
+                limit $4
+            )
             order by 1
             limit $4
             "#,

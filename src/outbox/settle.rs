@@ -329,7 +329,11 @@ async fn write_results(
             source = excluded.source,
             shop_customer_id = excluded.shop_customer_id,
             cause = excluded.cause,
-            first_failed_at = coalesce(state.first_failed_at, excluded.first_failed_at)
+            first_failed_at = case
+                when excluded.first_failed_at is null then state.first_failed_at
+                when state.cause is distinct from excluded.cause then excluded.first_failed_at
+                else coalesce(state.first_failed_at, excluded.first_failed_at)
+            end
         where state.finished_at is null          -- closed by a person meanwhile: that stands
         "#,
         &ids,

@@ -395,13 +395,13 @@ impl Outbox {
 
     /// What people did to an event, in order.
     pub(super) async fn interventions_on(&self, event: EventId) -> Result<Vec<InterventionNote>, StoreError> {
-        let interventions = sqlx::query_as!(
+        let mut interventions = sqlx::query_as!(
             InterventionNote,
             r#"
             select at, action, event_id as "event_id: EventId", reason, outcome, done_by
             from interventions
             where event_id = $1
-            order by id
+            order by id desc                     -- if there are more, the newest
             limit $2
             "#,
             event.0,
@@ -409,6 +409,7 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
+        interventions.reverse();
         Ok(interventions)
     }
 
@@ -418,14 +419,14 @@ impl Outbox {
         source: &SourceName,
         customer: &ShopCustomerId,
     ) -> Result<Vec<InterventionNote>, StoreError> {
-        let interventions = sqlx::query_as!(
+        let mut interventions = sqlx::query_as!(
             InterventionNote,
             r#"
             select at, action, event_id as "event_id: EventId", reason, outcome, done_by
             from interventions
             where source = $1
               and shop_customer_id = $2
-            order by id
+            order by id desc                     -- if there are more, the newest
             limit $3
             "#,
             source.as_str(),
@@ -434,6 +435,7 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
+        interventions.reverse();
         Ok(interventions)
     }
 

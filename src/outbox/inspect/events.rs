@@ -367,7 +367,7 @@ impl Outbox {
 
     /// What was asked of FlexPortal under these events, in order.
     pub(super) async fn requests(&self, events: &[Uuid]) -> Result<Vec<RequestMade>, StoreError> {
-        let requests = sqlx::query_as!(
+        let mut requests = sqlx::query_as!(
             RequestMade,
             r#"
             select
@@ -383,7 +383,7 @@ impl Outbox {
                 response_body
             from sync_attempts
             where event_id = any($1)
-            order by id
+            order by id desc                     -- if there are more, the newest
             limit $2
             "#,
             events,
@@ -391,6 +391,7 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
+        requests.reverse();
         Ok(requests)
     }
 }

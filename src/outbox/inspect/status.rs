@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::failures::FailureGroup;
 use crate::domain::{EventId, SourceName, TargetName};
 use crate::outbox::{Activity, Budget, HoldReason, Outbox, StoreError};
+use crate::shops::Erasure;
 
 /// The state of the whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -365,8 +366,10 @@ impl Outbox {
             from deliveries d
             left join event_states s on s.event_id = d.id
             where d.concerns = 'privacy'
+              and d.topic <> all($1)             -- what is to be erased waits for nobody
               and s.finished_at is null
             "#,
+            &Erasure::TOPICS.map(str::to_owned),
         )
         .fetch_one(&self.pool)
         .await?;

@@ -189,6 +189,65 @@ async fn a_person_erases_after_seeing_what_that_means() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_customer_when_its_deliveries_are_past_their_time_is_erased_too() {
+    let app = App::start().await;
+    app.sync(shopify(1, 0, &json!({"first_name": "Marked"}))).await;
+    app.sync(shopify(2, 0, &json!({"first_name": "Marked"}))).await;
+    for sql in ["delete from sync_attempts", "delete from event_states", "delete from deliveries"] {
+        app.db.execute(sql).await;
+    }
+    let hashes = "select count(*) from customer_links l where l::text like '%hash%'";
+    assert_eq!(app.count(hashes).await, 2);
+    let folder = folder();
+    let mut erase = program(&folder);
+    erase.args(["erase", "--source", "shopify", "--customer", "7120000002"]);
+    erase.env("DATABASE_URL", app.db.url.expose_secret());
+    let told = run(erase).await;
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    assert!(told.out.contains("hashes of what was sent are gone"), "{}", told.out);
+    assert_eq!(app.count(hashes).await, 1);
+
+    let request = app.deliver(privacy("shop/redact", None, None)).await.event_id();
+    app.upkeep().round().await.expect("the database");
+    assert_eq!(app.count(hashes).await, 0);
+    assert!(app.event(request).await.is_finished);
+    assert_eq!(app.count("select count(*) from interventions where action = 'erase' and done_by = 'shop'").await, 2);
+    let state = "select count(*) from customer_sync_state where state = 'in_sync' and events = 0";
+    assert_eq!(app.count(state).await, 2, "who has only a link is known, and in sync");
+}
+
+#[tokio::test]
+async fn nobody_closes_a_request_for_erasure_in_its_place() {
+    let app = App::start().await;
+    let customer = json!({"id": 7_120_000_001_u64, "email": "customer1@example.com"});
+    let redact = app.deliver(privacy("customers/redact", Some(customer.clone()), None)).await.event_id();
+    let data =
+        app.deliver(privacy("customers/data_request", Some(customer), Some("orders_requested"))).await.event_id();
+    let discard = async |event| -> String {
+        let discarded = sqlx::query_scalar("select discard_sync($1, 'seen')").bind(event);
+        discarded.fetch_one(&app.db.pool).await.expect("an outcome")
+    };
+    assert!(discard(redact).await.starts_with("nothing to do: what a shop wants erased"));
+    assert!(!app.event(redact).await.is_finished);
+    assert_eq!(discard(data).await, "closed; it was pending");
+}
+
+#[tokio::test]
+async fn words_of_flexportals_answer_go_with_the_data() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::Status { status: 422, code: "Marked code".to_owned(), retry_after: None });
+    app.sync(shopify(1, 0, &json!({"first_name": "x"}))).await;
+    app.db.execute("update event_states set cause = '`Marked` refused'").await;
+    let customer = json!({"id": 7_120_000_001_u64, "email": "customer1@example.com"});
+    app.deliver(privacy("customers/redact", Some(customer), None)).await;
+    app.upkeep().round().await.expect("the database");
+    for sql in EVERYWHERE {
+        assert_eq!(app.count(sql).await, 0, "{sql}");
+    }
+    assert_eq!(app.count("select count(*) from failed_syncs where cause = 'HTTP 422'").await, 1);
+}
+
+#[tokio::test]
 async fn who_else_has_the_same_email_is_said() {
     let app = App::start().await;
     app.sync(shopify(1, 0, &json!({"first_name": "Ada"}))).await;

@@ -152,6 +152,15 @@ async fn since_when_it_fails_is_not_forgotten_by_a_retry() {
     let group = json_of(&app, &["failures", "groups"]).await[0].clone();
     assert_eq!(group["firstFailedAt"], since);
     assert_ne!(group["lastFailedAt"], since, "{group}");
+
+    // For another cause, it is another failure.
+    app.fake.set_behaviour(Behaviour::default());
+    app.fake.fail_next(1, Failure::status(409));
+    shown(&app, &["failures", "retry", &event]).await;
+    sqlx::query("update waiting_customers set due_at = '2026-11-23'").execute(&app.db.pool).await.expect("due");
+    app.drain().await;
+    let group = json_of(&app, &["failures", "groups"]).await[0].clone();
+    assert_eq!((&group["httpStatus"], &group["firstFailedAt"]), (&json!(409), &group["lastFailedAt"]), "{group}");
 }
 
 #[tokio::test]
