@@ -25,7 +25,6 @@ pub use metrics::Standing;
 pub use problem::Problem;
 
 /// What the handlers need.
-#[derive(Clone)]
 pub struct AppState {
     /// The configured shops, by name; none where this process takes no webhooks.
     pub shops: Arc<[Arc<Shop>]>,
@@ -64,7 +63,7 @@ pub fn app(state: AppState, more: Router) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
-        .with_state(state)
+        .with_state(Arc::new(state))
         .merge(more)
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)

@@ -148,7 +148,7 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, Clone)]
 pub struct Outbox {
     pool: PgPool,
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     clock: Clock,
     reading: Arc<read::Reading>,
     settling: Arc<settle::Settling>,
@@ -171,7 +171,7 @@ impl Outbox {
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(|connection, _| Box::pin(limit_time(connection)))
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, clock, reading: Arc::default(), settling: Arc::default() })
+        Ok(Self { pool, options: Arc::new(options), clock, reading: Arc::default(), settling: Arc::default() })
     }
 
     /// The clock that this outbox tells Postgres to go by.
@@ -187,7 +187,7 @@ impl Outbox {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         // A connection of its own: building an index, or waiting for another process that does, may take long.
         let unhurried = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_WITHIN);
-        let unhurried = unhurried.connect_with(self.options.clone()).await?;
+        let unhurried = unhurried.connect_with(PgConnectOptions::clone(&self.options)).await?;
         let migrated = MIGRATIONS.run(&unhurried).await;
         unhurried.close().await;
         Ok(migrated?)

@@ -52,8 +52,8 @@ impl Role {
 const CONNECTIONS: u32 = 10;
 /// Those of the admin API, beside: however people ask, the live work has its own.
 const ADMIN_CONNECTIONS: u32 = 3;
-/// The same for scrapes of metrics.
-const SCRAPE_CONNECTIONS: u32 = 1;
+/// The same for scrapes of metrics: one may still be at a question that took too long.
+const SCRAPE_CONNECTIONS: u32 = 2;
 /// Answers that are under way at SIGTERM get this long; the worker has its own limit.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Orchestrators kill after 30 s.

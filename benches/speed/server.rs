@@ -70,7 +70,7 @@ impl Server {
         }
         let began = Instant::now();
         let child = command.spawn().context("the service does not start")?;
-        let mut server = Self { child, addr, ready_in: Duration::ZERO, folder: folder };
+        let mut server = Self { child, addr, ready_in: Duration::ZERO, folder };
         let client = reqwest::Client::builder().no_proxy().build()?;
         let url = format!("http://{}/readyz", server.addr);
         while !client.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {

@@ -1,5 +1,6 @@
 //! Probes: `/healthz` while the process lives, `/readyz` while intake can store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -16,7 +17,7 @@ pub(super) async fn alive() -> &'static str {
     "alive\n"
 }
 
-pub(super) async fn ready(State(state): State<AppState>) -> Response {
+pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
     let problem = |why: String| Problem::unavailable(why, RETRY_AFTER_SECONDS).response();
     if state.committer.as_ref().is_some_and(|committer| !committer.has_room()) {
         return problem("too many deliveries are waiting to be stored".to_owned());

@@ -41,7 +41,7 @@ struct Answer {
 }
 
 pub(super) async fn receive(
-    State(state): State<AppState>,
+    State(state): State<Arc<AppState>>,
     source: Result<Path<String>, axum::extract::rejection::PathRejection>,
     headers: HeaderMap,
     body: Body,

@@ -17,12 +17,14 @@ mod standing;
 
 /// A scrape must not hang with the database.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// Nor with a database that does not answer at all.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// However often it is scraped, the database is asked no more often than this.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 /// Causes of failure that are told apart; the rest counts as `other`.
 const MAX_CAUSES: i64 = 50;
 
-pub(super) async fn show(State(state): State<AppState>) -> Response {
+pub(super) async fn show(State(state): State<Arc<AppState>>) -> Response {
     let text = state.metrics.text() + &state.standing.text().await;
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
@@ -61,7 +63,13 @@ impl Standing {
         if let Err(error) = &answer {
             tracing::debug!(error = %error, "metrics are shown without what the database knows");
         }
-        let text = standing::text(answer.ok().as_ref());
+        let found = answer.ok();
+        // A database that takes its time over much is not away.
+        let is_up = found.is_some()
+            || tokio::time::timeout(ANSWER_WITHIN, self.outbox.server_version())
+                .await
+                .is_ok_and(|answer| answer.is_ok());
+        let text = standing::text(found.as_ref(), is_up);
         *last = Some(Found { at: now, text: text.clone() });
         text
     }

@@ -172,7 +172,8 @@ async fn a_database_that_hangs_holds_a_scrape_up_for_two_seconds_and_hides_nothi
     let hold = app.db.hold("lock table targets in access exclusive mode").await;
     let asked_at = Instant::now();
     let text = scrape(&app).await;
-    assert_eq!(count(&text, "flexportal_sync_database_up"), 0);
+    let (is_up, is_known) = ("flexportal_sync_database_up", "flexportal_sync_standing_known");
+    assert_eq!((count(&text, is_up), count(&text, is_known)), (1, 0), "it answers, but not this");
     assert_eq!(count(&text, r#"flexportal_sync_deliveries_total{source="generic",result="accepted"}"#), 1);
     assert!(!text.contains("waiting_customers"), "what is not known is not told");
     scrape(&app).await;
@@ -180,7 +181,8 @@ async fn a_database_that_hangs_holds_a_scrape_up_for_two_seconds_and_hides_nothi
 
     hold.release().await;
     app.advance(Duration::from_secs(5));
-    assert_eq!(count(&scrape(&app).await, "flexportal_sync_database_up"), 1);
+    let text = scrape(&app).await;
+    assert_eq!((count(&text, is_up), count(&text, is_known)), (1, 1));
 }
 
 fn data_request() -> Webhook {

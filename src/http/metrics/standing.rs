@@ -20,9 +20,10 @@ const MAX_CAUSE_BYTES: usize = 120;
 type Sample<const N: usize> = ([(&'static str, String); N], f64);
 
 /// In Prometheus' text format; without what was found, that there was nothing to be found.
-pub(super) fn text(found: Option<&(Status, Vec<FailureGroup>)>) -> String {
+pub(super) fn text(found: Option<&(Status, Vec<FailureGroup>)>, is_database_up: bool) -> String {
     let mut gauges = Gauges(Registry::with_prefix(PREFIX));
-    gauges.add("database_up", "Whether this process was answered by the database", [([], flag(found.is_some()))]);
+    gauges.add("database_up", "Whether this process was answered by the database", [([], flag(is_database_up))]);
+    gauges.add("standing_known", "Whether the database said in time how all stands", [([], flag(found.is_some()))]);
     if let Some((status, groups)) = found {
         gauges.add_targets(&status.targets);
         gauges.add_sources(status);
@@ -33,7 +34,7 @@ pub(super) fn text(found: Option<&(Status, Vec<FailureGroup>)>) -> String {
         );
         gauges.add(
             "open_data_requests",
-            "Requests for personal data, or its erasure, that wait for a person",
+            "Requests for personal data that wait for a person",
             [([], number(status.data_requests))],
         );
     }
