@@ -109,16 +109,6 @@ impl From<sqlx::Error> for InspectError {
 }
 
 impl StoreError {
-    /// The same for another whose work was in the same transaction.
-    fn again(&self) -> Self {
-        match self {
-            Self::Refused(error) => Self::Refused(sqlx::Error::Protocol(error.to_string())),
-            Self::Inconsistent(what) => Self::Inconsistent(what.clone()),
-            Self::NotMigrated => Self::NotMigrated,
-            error => Self::Unavailable(sqlx::Error::Protocol(error.to_string())),
-        }
-    }
-
     /// Postgres' code for what happened, if it said one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {

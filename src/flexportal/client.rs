@@ -77,13 +77,13 @@ pub struct Exchange<T> {
 
 impl<T> Exchange<T> {
     /// Whether the request may yet be carried out although it seems to be over: we gave it up, its connection broke before
-    /// an answer, or a gateway answered that has lost sight of it as well.
+    /// an answer, or a gateway answered that has lost sight of it as well (502, 504; Cloudflare's 520 to 524).
     #[must_use]
     pub fn may_still_arrive(&self) -> bool {
         match self.outcome {
             Err(FlexportalError::TimedOut) => true,
             Err(FlexportalError::Disconnected(_)) => self.http_status.is_none(),
-            Err(FlexportalError::Unavailable { .. }) => matches!(self.http_status, Some(502 | 504)),
+            Err(FlexportalError::Unavailable { .. }) => matches!(self.http_status, Some(502 | 504 | 520..=524)),
             _ => false,
         }
     }

@@ -38,7 +38,9 @@ impl<T, R> Gathering<T, R> {
             answer = &mut answered => return answer.ok(),
             turn = self.turn.lock() => turn,
         };
-        let group = std::mem::take(&mut *self.line());
+        let mut group = std::mem::take(&mut *self.line());
+        // Who has given up meanwhile may have called anew.
+        group.retain(|(_, caller)| !caller.is_closed());
         if !group.is_empty() {
             let (calls, callers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
             for (caller, answer) in callers.into_iter().zip(carry_out(calls).await) {

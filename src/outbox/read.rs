@@ -31,8 +31,8 @@ pub struct Known {
 /// A shop's customer.
 type Key = (SourceName, ShopCustomerId);
 
-/// Where readings gather.
-pub(super) type Reading = Gathering<Key, Result<(Known, bool), StoreError>>;
+/// Where readings gather; `None` for what did not come off together.
+pub(super) type Reading = Gathering<Key, Option<(Known, bool)>>;
 
 /// An event without a final verdict.
 #[derive(Debug, Clone)]
@@ -84,24 +84,16 @@ impl Outbox {
     /// [`StoreError`].
     pub async fn known(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<(Known, bool), StoreError> {
         let asked = (source.clone(), customer.clone());
-        let known = self.reading.join(asked, async |asked| self.known_of_each(asked).await).await;
-        known.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
-    }
-
-    async fn known_of_each(&self, asked: Vec<Key>) -> Vec<Result<(Known, bool), StoreError>> {
-        match self.known_of_all(&asked).await {
-            Ok(known) => known.into_iter().map(Ok).collect(),
-            Err(StoreError::Inconsistent(_)) if asked.len() > 1 => {
-                // One of them cannot be read: each for itself.
-                let mut known = Vec::with_capacity(asked.len());
-                for key in &asked {
-                    let one = self.known_of_all(std::slice::from_ref(key)).await;
-                    known.push(one.map(|mut known| known.pop().unwrap_or_default()));
-                }
-                known
-            }
-            Err(error) => asked.iter().map(|_| Err(error.again())).collect(),
+        let together = async |asked: Vec<Key>| match self.known_of_all(&asked).await {
+            Ok(known) => known.into_iter().map(Some).collect(),
+            // Whose fault it was shows when each is read alone.
+            Err(_) => asked.iter().map(|_| None).collect(),
+        };
+        if let Some(known) = self.reading.join(asked.clone(), together).await.flatten() {
+            return Ok(known);
         }
+        let alone = self.known_of_all(std::slice::from_ref(&asked)).await?.pop();
+        Ok(alone.unwrap_or_default())
     }
 
     /// The same of several customers, in their order.

@@ -110,58 +110,85 @@ pub enum Settled {
     LeaseLost,
 }
 
-/// Where settlements gather.
-pub(super) type Settling = Gathering<(ClaimedCustomer, Settlement), Result<Settled, StoreError>>;
+/// Where settlements gather; `None` for what did not come off together.
+pub(super) type Settling = Gathering<(ClaimedCustomer, Settlement), Option<Settled>>;
 
 impl Outbox {
     /// Writes what came of a claim and gives the customer back; in one transaction with what came of others at the same
-    /// time, none of which can keep it from being written.
+    /// time.
+    ///
+    /// Nobody waits for another: a customer whose row somebody holds, or whose company failed, is settled alone.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was written and the lease runs out by itself.
     pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
         let call = (claimed.clone(), settlement.clone());
-        let settled = self.settling.join(call, async |calls| self.settle_each(calls).await).await;
-        settled.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
-    }
-
-    async fn settle_each(&self, calls: Vec<(ClaimedCustomer, Settlement)>) -> Vec<Result<Settled, StoreError>> {
-        match self.settle_all(&calls).await {
-            Ok(settled) => settled.into_iter().map(Ok).collect(),
-            Err(StoreError::Refused(_)) if calls.len() > 1 => {
-                // One of them spoils the transaction: each for itself.
-                let mut settled = Vec::with_capacity(calls.len());
-                for call in &calls {
-                    settled.push(self.settle_all(std::slice::from_ref(call)).await.map(|settled| settled[0]));
-                }
-                settled
-            }
-            Err(error) => calls.iter().map(|_| Err(error.again())).collect(),
+        let together = async |calls: Vec<_>| match self.settle_all(&calls).await {
+            Ok(settled) => settled.into_iter().map(Some).collect(),
+            // Whose fault it was shows when each is settled alone.
+            Err(_) => vec![None; calls.len()],
+        };
+        match self.settling.join(call.clone(), together).await.flatten() {
+            Some(settled @ (Settled::Done | Settled::StillWaiting)) => Ok(settled),
+            // Lost, or held by somebody at that moment.
+            Some(Settled::LeaseLost) | None => self.settle_alone(&call).await,
         }
     }
 
-    /// Writes what came of several claims in one transaction, in the order of the claims.
+    async fn settle_alone(&self, call: &(ClaimedCustomer, Settlement)) -> Result<Settled, StoreError> {
+        let (claimed, _) = call;
+        let mut transaction = self.pool.begin().await?;
+        // Now its turn is waited for.
+        sqlx::query!(
+            r#"
+            select
+            from waiting_customers
+            where source = $1
+              and shop_customer_id = $2
+              and lease_id = $3
+            for update
+            "#,
+            claimed.source.as_str(),
+            claimed.customer.as_str(),
+            claimed.lease_id(),
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let settled = write(&mut transaction, std::slice::from_ref(call), self.clock.for_postgres()).await?;
+        transaction.commit().await?;
+        Ok(settled.first().copied().unwrap_or(Settled::LeaseLost))
+    }
+
+    /// Writes what came of several claims in one transaction, in their order; those whose row somebody holds are left out,
+    /// as if their lease was lost.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing of it was written.
     pub(super) async fn settle_all(&self, calls: &[(ClaimedCustomer, Settlement)]) -> Result<Vec<Settled>, StoreError> {
-        let now = self.clock.for_postgres();
         let mut transaction = self.pool.begin().await?;
-        let settled = release(&mut transaction, calls, now).await?;
-        let counting: Vec<_> =
-            calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
-        let written: Vec<_> = counting.iter().map(|(call, _)| *call).collect();
-        write_results(&mut transaction, &written, now).await?;
-        close_overtaken(&mut transaction, &written, now).await?;
-        write_attempts(&mut transaction, &written).await?;
-        let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
-        links::write(&mut transaction, &links).await?;
-        let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
-        let waiting: Vec<_> = waiting.map(|((claimed, _), _)| (&claimed.source, &claimed.customer)).collect();
-        move_up(&mut transaction, &waiting).await?;
+        let settled = write(&mut transaction, calls, self.clock.for_postgres()).await?;
         transaction.commit().await?;
         Ok(settled)
     }
+}
+
+async fn write(
+    connection: &mut sqlx::PgConnection,
+    calls: &[(ClaimedCustomer, Settlement)],
+    now: Option<DateTime<Utc>>,
+) -> Result<Vec<Settled>, StoreError> {
+    let settled = release(connection, calls, now).await?;
+    let counting: Vec<_> = calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
+    let written: Vec<_> = counting.iter().map(|(call, _)| *call).collect();
+    write_results(connection, &written, now).await?;
+    close_overtaken(connection, &written, now).await?;
+    write_attempts(connection, &written).await?;
+    let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
+    links::write(connection, &links).await?;
+    let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
+    let waiting: Vec<_> = waiting.map(|((claimed, _), _)| (&claimed.source, &claimed.customer)).collect();
+    move_up(connection, &waiting).await?;
+    Ok(settled)
 }
 
 /// Gives customers back: gone if all is done, due at once if something arrived since the claim.
@@ -191,7 +218,7 @@ async fn release(
             select coalesce($9::timestamptz, clock_timestamp()) as now
         ),
         held as materialized (
-            -- else another worker took over after our lease ended; rows are locked in one order
+            -- else another worker took over after our lease ended, or somebody holds the row
             select asked.*, waiting.revision <> asked.claimed_revision as has_news
             from unnest(
                 $1::text[], $2::text[], $3::uuid[], $4::bigint[], $5::boolean[], $6::float8[], $7::float8[], $8::boolean[]
@@ -199,8 +226,7 @@ async fn release(
                 source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known, position
             )
             join waiting_customers waiting using (source, shop_customer_id, lease_id)
-            order by waiting.source, waiting.shop_customer_id
-            for update of waiting
+            for update of waiting skip locked
         ),
         gone as (
             delete from waiting_customers waiting
@@ -265,15 +291,13 @@ async fn write_results(
     settled: &[&(ClaimedCustomer, Settlement)],
     now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
-    let mut results: Vec<_> = settled
+    let results: Vec<_> = settled
         .iter()
         .flat_map(|(claimed, settlement)| settlement.results.iter().map(move |result| (claimed, result)))
         .collect();
     if results.is_empty() {
         return Ok(());
     }
-    // Rows are locked in the order of their ids, as those are that people close.
-    results.sort_by_key(|(_, result)| result.event);
     let sources: Vec<_> = results.iter().map(|(claimed, _)| claimed.source.as_str()).collect();
     let customers: Vec<_> = results.iter().map(|(claimed, _)| claimed.customer.as_str()).collect();
     let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
@@ -314,6 +338,7 @@ async fn write_results(
             event_id, status, attempts, http_status, error_code, error,
             warnings, flexportal_customer_id, superseded_by, attempted_as, is_final, cause, source, shop_customer_id
         )
+        order by source, shop_customer_id, event_id      -- rows are locked as by people who close them
         on conflict (event_id) do update
         set status = excluded.status,
             attempts = excluded.attempts,

@@ -1,11 +1,16 @@
 //! The store by itself.
 
-use flexportal_sync::domain::{DeliveryId, EventIds, ShopCustomerId, SourceName, TargetName};
+use std::time::Duration;
+
+use flexportal_sync::domain::{DeliveryId, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName};
 use flexportal_sync::metrics::Metrics;
-use flexportal_sync::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
+use flexportal_sync::outbox::{CommitError, Committer, EventResult, NewEvent, Next, Settled, Settlement, StoreOutcome};
 use flexportal_sync::shops::{Concerns, Delivery};
 
+use serde_json::json;
+
 use crate::support::App;
+use crate::support::shop::linked;
 
 fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &str) -> NewEvent {
     let now = app.clock.now();
@@ -200,4 +205,68 @@ async fn every_checked_query_fits_the_migrated_database() {
         checked += 1;
     }
     assert!(checked > 20);
+}
+
+#[tokio::test]
+async fn a_customer_whose_row_somebody_holds_keeps_no_other_from_being_settled() {
+    let app = App::start().await;
+    for n in 1..=2 {
+        app.deliver(linked(n, 0, &json!({"phone": "1"}))).await;
+    }
+    let target = TargetName::parse("default").expect("a name");
+    let mut claims = app.outbox.claim(&target, 2).await.expect("claimed");
+    claims.sort_by(|a, b| a.customer.cmp(&b.customer));
+    let row = "select from waiting_customers where shop_customer_id = 'shop-1' for update";
+    let hold = app.db.hold(row).await;
+    let settlement = Settlement::nothing(Next::Done);
+    let mut held = std::pin::pin!(app.outbox.settle(&claims[0], &settlement));
+    let other = app.outbox.settle(&claims[1], &settlement);
+    let other = async {
+        tokio::select! {
+            biased;
+            settled = &mut held => panic!("{settled:?} while the row is held"),
+            settled = other => settled,
+        }
+    };
+    let other = tokio::time::timeout(Duration::from_secs(4), other).await.expect("it does not wait");
+    assert_eq!(other.expect("settled"), Settled::Done);
+    hold.release().await;
+    assert_eq!(held.await.expect("settled"), Settled::Done);
+    assert_eq!(app.count("select count(*) from waiting_customers").await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_settled_spoils_nothing_beside_it() {
+    let app = App::start().await;
+    for n in 1..=2 {
+        app.deliver(linked(n, 0, &json!({"phone": "1"}))).await;
+    }
+    let target = TargetName::parse("default").expect("a name");
+    let claims = app.outbox.claim(&target, 2).await.expect("claimed");
+    // Synced, and not final: a row that the table does not take.
+    let result = EventResult {
+        event: EventId(uuid::Uuid::nil()),
+        status: EventStatus::Synced,
+        attempts: 1,
+        http_status: None,
+        error_code: None,
+        error: None,
+        cause: None,
+        warnings: vec![],
+        flexportal_id: None,
+        superseded_by: None,
+        attempted_as: None,
+        is_final: false,
+    };
+    let impossible = Settlement { results: vec![result], ..Settlement::nothing(Next::Done) };
+    let settlement = Settlement::nothing(Next::Done);
+    // Both wait behind a third, and go together.
+    let (_, spoilt, good) = tokio::join!(
+        app.outbox.settle(&claims[0], &impossible),
+        app.outbox.settle(&claims[0], &impossible),
+        app.outbox.settle(&claims[1], &settlement),
+    );
+    spoilt.expect_err("the table does not take it");
+    assert_eq!(good.expect("settled"), Settled::Done);
+    assert_eq!(app.count("select count(*) from waiting_customers").await, 1);
 }
