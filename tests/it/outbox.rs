@@ -217,21 +217,21 @@ async fn a_customer_whose_row_somebody_holds_keeps_no_other_from_being_settled()
     let mut claims = app.outbox.claim(&target, 2).await.expect("claimed");
     claims.sort_by(|a, b| a.customer.cmp(&b.customer));
     let row = "select from waiting_customers where shop_customer_id = 'shop-1' for update";
-    let hold = app.db.hold(row).await;
+    let somebody = app.db.hold(row).await;
     let settlement = Settlement::nothing(Next::Done);
-    let mut held = std::pin::pin!(app.outbox.settle(&claims[0], &settlement));
+    let mut blocked = std::pin::pin!(app.outbox.settle(&claims[0], &settlement));
     let other = app.outbox.settle(&claims[1], &settlement);
     let other = async {
         tokio::select! {
             biased;
-            settled = &mut held => panic!("{settled:?} while the row is held"),
+            settled = &mut blocked => panic!("{settled:?} while the row is held"),
             settled = other => settled,
         }
     };
     let other = tokio::time::timeout(Duration::from_secs(4), other).await.expect("it does not wait");
     assert_eq!(other.expect("settled"), Settled::Done);
-    hold.release().await;
-    assert_eq!(held.await.expect("settled"), Settled::Done);
+    somebody.release().await;
+    assert_eq!(blocked.await.expect("settled"), Settled::Done);
     assert_eq!(app.count("select count(*) from waiting_customers").await, 0);
 }
 
