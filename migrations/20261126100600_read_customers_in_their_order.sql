@@ -22,15 +22,6 @@ select
             from waiting_customers w
             where w.source = c.source and w.shop_customer_id = c.shop_customer_id
         ) then 'waiting'
-        -- the last word was closed by a person, and FlexPortal may not have it
-        when (
-            select s.status
-            from deliveries d
-            left join event_states s on s.event_id = d.id
-            where d.source = c.source and d.shop_customer_id = c.shop_customer_id and d.concerns = 'customer'
-            order by d.id desc
-            limit 1
-        ) = 'discarded' then 'discarded'
         else 'in_sync'
     end as state,
     (
@@ -64,5 +55,3 @@ from (
     where d.concerns = 'customer'
     group by d.source, d.shop_customer_id
 ) c;
-
-comment on column customer_sync_state.state is 'in_sync, waiting, unmatched, failed, or discarded: a person closed the newest change.';

@@ -169,7 +169,8 @@ $$;
 alter index sync_attempts_by_time set (autosummarize = on);
 alter index event_states_by_time set (autosummarize = on);
 
--- A customer whose deliveries are past their time is still one that is in sync: it has its link.
+-- A customer whose newest change was closed by a person is not in sync; one whose deliveries are past their time is still
+-- known: it has its link.
 create or replace view customer_sync_state as
 select
     c.source,
@@ -243,4 +244,5 @@ from (
     )
 ) c;
 
+comment on column customer_sync_state.state is 'in_sync, waiting, unmatched, failed, or discarded: a person closed the newest change.';
 comment on column customer_sync_state.events is 'Deliveries kept; 0 for a customer that is known by its link alone.';
