@@ -324,3 +324,26 @@ pub(crate) fn outcome_of<T>(outcome: &Result<T, FlexportalError>) -> &'static st
         Err(E::Disconnected(_)) => "disconnected",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_series_from_the_start() {
+        use FlexportalError as E;
+        let errors = [
+            E::Refused { code: None, message: String::new(), fields: vec![] },
+            E::CustomerNotFound,
+            E::Unauthorized { code: None },
+            E::RateLimited { retry_after: Duration::ZERO },
+            E::Unavailable { code: None, what: String::new() },
+            E::TimedOut,
+            E::Unreached(String::new()),
+            E::Disconnected(String::new()),
+        ];
+        let words: Vec<_> =
+            std::iter::once(Ok(())).chain(errors.into_iter().map(Err)).map(|o| outcome_of(&o)).collect();
+        assert_eq!(words, OUTCOMES);
+    }
+}

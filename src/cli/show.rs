@@ -33,7 +33,8 @@ pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbo
 /// Says, beside the output, whom else the same e-mail leads to, and the command for them.
 pub(super) fn tell_namesakes(namesakes: &[(SourceName, ShopCustomerId)], command: &str) {
     for (source, customer) in namesakes {
-        let customer = plain(customer.as_str());
+        // Shops choose these ids, and people paste this line into a shell.
+        let customer = plain(customer.as_str()).replace('\'', r"'\''");
         eprintln!(
             "the same e-mail is held of customer {customer} of {source}: flexportal-sync {command} --source {source} --customer '{customer}'"
         );

@@ -183,6 +183,11 @@ async fn a_database_that_hangs_holds_a_scrape_up_for_two_seconds_and_hides_nothi
     app.advance(Duration::from_secs(5));
     let text = scrape(&app).await;
     assert_eq!((count(&text, is_up), count(&text, is_known)), (1, 1));
+
+    app.db.go_away().await;
+    app.advance(Duration::from_secs(5));
+    let text = scrape(&app).await;
+    assert_eq!((count(&text, is_up), count(&text, is_known)), (0, 0), "now it is away");
 }
 
 fn data_request() -> Webhook {

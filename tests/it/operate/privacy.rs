@@ -110,7 +110,11 @@ async fn a_redaction_without_an_id_goes_by_the_email_and_shop_redact_takes_the_w
             "{sql}"
         );
     }
-    assert_eq!(app.count("select count(*) from deliveries where payload::text like '%Grace%'").await, 1, "other-7");
+    assert_eq!(
+        app.count("select count(*) from deliveries where payload::text like '%Grace%'").await,
+        1,
+        "another shop's"
+    );
     assert_eq!(app.count("select count(*) from deliveries where source = 'shopify' and email is not null").await, 0);
 }
 
@@ -251,7 +255,7 @@ async fn words_of_flexportals_answer_go_with_the_data() {
 async fn who_else_has_the_same_email_is_said() {
     let app = App::start().await;
     app.sync(shopify(1, 0, &json!({"first_name": "Ada"}))).await;
-    app.sync(generic("other-7", 1, &json!({"email": "Customer1@Example.com"}))).await;
+    app.sync(generic("other-7'; false '", 1, &json!({"email": "Customer1@Example.com"}))).await;
     let folder = folder();
     for command in ["export", "erase"] {
         let mut run_of = program(&folder);
@@ -259,7 +263,9 @@ async fn who_else_has_the_same_email_is_said() {
         run_of.env("DATABASE_URL", app.db.url.expose_secret());
         let told = run(run_of).await;
         assert_eq!(told.code, Some(0), "{}", told.err);
-        let hint = format!("flexportal-sync {command} --source generic --customer 'other-7'");
+        // As a shell takes it for one word.
+        let quoted = r"'other-7'\''; false '\'''";
+        let hint = format!("flexportal-sync {command} --source generic --customer {quoted}");
         assert!(told.err.contains(&hint), "{command}: {}", told.err);
         assert!(!told.out.contains("other-7"), "{command} is of one shop: {}", told.out);
     }
