@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::ShopCustomerId;
-use crate::outbox::{DoneBy, Erased, Outbox, PrivacyRequest, StoreError};
+use crate::outbox::{DoneBy, Outbox, PrivacyRequest, StoreError};
 use crate::shops::Erasure;
 
 /// Between two rounds. A shop gives a month for an erasure; silence is told by the quarter of an hour.
@@ -72,10 +72,11 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Erases what a request asks for; while a customer is claimed, the request stays open and is tried again.
+    /// Erases what a request asks for. While one of the customers cannot be had, the request stays open, and is tried
+    /// again in the next round; the others are erased now.
     async fn act_on(&self, request: &PrivacyRequest) -> Result<(), StoreError> {
         let erasure = Erasure::of_topic(&request.topic);
-        let erased = match (erasure, &request.customer, &request.email) {
+        let is_whole = match (erasure, &request.customer, &request.email) {
             (None, _, _) => return Ok(()),
             (Some(Erasure::Shop), _, _) => self.erase_shop(request).await?,
             (Some(Erasure::Customer), Some(customer), _) => {
@@ -85,45 +86,38 @@ impl Upkeep {
                 let customers = self.outbox.customers_with_email(&request.source, email).await?;
                 self.erase_all(request, &customers).await?
             }
-            (Some(Erasure::Customer), None, None) => Some(Erased::default()),
+            (Some(Erasure::Customer), None, None) => true,
         };
-        let Some(erased) = erased else { return Ok(()) };
-        self.outbox.close_request(request, erasure == Some(Erasure::Shop), erased).await?;
-        tracing::info!(
-            event.id = %request.event,
-            source = %request.source,
-            events = erased.events,
-            requests = erased.requests,
-            "a privacy request was acted on"
-        );
+        if is_whole {
+            let outcome = self.outbox.close_request(request, erasure == Some(Erasure::Shop)).await?;
+            tracing::info!(
+                event.id = %request.event,
+                source = %request.source,
+                outcome,
+                "a privacy request was acted on"
+            );
+        }
         Ok(())
     }
 
-    /// What was erased; `None` if a customer could not be had.
-    async fn erase_all(
-        &self,
-        request: &PrivacyRequest,
-        customers: &[ShopCustomerId],
-    ) -> Result<Option<Erased>, StoreError> {
-        let mut all = Erased::default();
+    /// Whether all were erased: a customer that is under way cannot be had.
+    async fn erase_all(&self, request: &PrivacyRequest, customers: &[ShopCustomerId]) -> Result<bool, StoreError> {
+        let mut is_whole = true;
         for customer in customers {
-            match self.outbox.erase(&request.source, customer, Some(request.event), DoneBy::Shop).await? {
-                Some(erased) => all = all + erased,
-                None => return Ok(None),
-            }
+            let erased = self.outbox.erase(&request.source, customer, Some(request.event), DoneBy::Shop).await?;
+            is_whole &= erased.is_some();
         }
-        Ok(Some(all))
+        Ok(is_whole)
     }
 
-    async fn erase_shop(&self, request: &PrivacyRequest) -> Result<Option<Erased>, StoreError> {
-        let (mut all, mut last) = (Erased::default(), None);
+    async fn erase_shop(&self, request: &PrivacyRequest) -> Result<bool, StoreError> {
+        let (mut is_whole, mut last) = (true, None);
         loop {
             let customers = self.outbox.customers_to_erase(&request.source, request.event, last.as_ref()).await?;
             if customers.is_empty() {
-                return Ok(Some(all));
+                return Ok(is_whole);
             }
-            let Some(erased) = self.erase_all(request, &customers).await? else { return Ok(None) };
-            all = all + erased;
+            is_whole &= self.erase_all(request, &customers).await?;
             last = customers.last().cloned();
         }
     }

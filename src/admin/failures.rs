@@ -1,5 +1,7 @@
 //! What failed; set back or closed.
 
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use chrono::{DateTime, Utc};
@@ -147,10 +149,10 @@ pub(super) struct Outcome {
     matched: usize,
     /// How many were set back, or closed; none in a dry run.
     changed: usize,
-    /// How many could be: what was closed or settled meanwhile, or erased, is not tried again. Beyond the first two
-    /// thousand, all are taken to be possible.
+    /// How many could be: what was closed or settled meanwhile, or erased, is not tried again. What there is no time to
+    /// look at is taken to be possible.
     possible: usize,
-    /// How many were left for the next request, which takes on as many again.
+    /// How many were left for the next request, which takes on as many again: some two thousand.
     remaining: usize,
     /// How long they take at the quota, behind all that is due, in seconds; null without a quota, and where nothing is
     /// tried again.
@@ -163,6 +165,8 @@ pub(super) struct Outcome {
 const MAX_NAMED: usize = 1_000;
 /// Events that one request acts on: it is answered in time.
 const MAX_ACTED_ON: usize = 2_000;
+/// Well before the request is given up.
+const ACT_WITHIN: Duration = Duration::from_secs(8);
 /// In one transaction.
 const BATCH: usize = 200;
 /// Counted at most.
@@ -222,20 +226,32 @@ impl Selection {
             Remedy::Discard { .. } => None,
         };
         let at = outbox.clock().now();
-        let mut results = Vec::new();
-        if dry_run {
-            results = outbox.rehearse(remedy, &events[..events.len().min(MAX_ACTED_ON)]).await?;
-        } else {
-            for batch in events[..events.len().min(MAX_ACTED_ON)].chunks(BATCH) {
-                results.extend(outbox.apply(remedy, batch, by).await?);
-            }
-        }
         let matched = events.len();
-        let unseen = if dry_run { matched.saturating_sub(MAX_ACTED_ON) } else { 0 };
-        let possible = unseen + results.iter().filter(|result| result.is_done).count();
-        let (changed, remaining) =
-            if dry_run { (0, matched) } else { (possible, matched.saturating_sub(MAX_ACTED_ON)) };
-        results.truncate(MAX_RESULTS);
+        let (mut looked_at, mut possible, mut results) = (0, 0, Vec::new());
+        let began = Instant::now();
+        let most = if dry_run { matched } else { matched.min(MAX_ACTED_ON) };
+        for batch in events[..most].chunks(BATCH) {
+            if began.elapsed() > ACT_WITHIN {
+                break;
+            }
+            let outcome =
+                if dry_run { outbox.rehearse(remedy, batch).await } else { outbox.apply(remedy, batch, by).await };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                // What was done is told; the next request finds the fault, if it is still there.
+                Err(error) if looked_at > 0 && !dry_run => {
+                    tracing::warn!(error = %error, done = looked_at, of = matched, "an action broke off");
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            looked_at += batch.len();
+            possible += outcome.iter().filter(|result| result.is_done).count();
+            results.extend(outcome.into_iter().take(MAX_RESULTS - results.len()));
+        }
+        let left = matched - looked_at;
+        let (changed, possible, remaining) =
+            if dry_run { (0, possible + left, matched) } else { (possible, possible, left) };
         Ok(Json(Outcome { at, dry_run, matched, changed, possible, remaining, takes_seconds, results }))
     }
 

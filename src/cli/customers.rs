@@ -150,6 +150,13 @@ impl Show {
             ]);
         }
         println!("{table}");
+        if told.has_older_events {
+            let customer = plain(customer.as_str()).replace('\'', r"'\''");
+            println!(
+                "older events are left out: flexportal-sync events list --source {} --customer '{customer}' --limit 10000",
+                one.source
+            );
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde::Serialize;
 
 use super::filters::{customer, source};
 use super::show;
@@ -27,6 +28,19 @@ pub(super) struct Erase {
     /// Say what would be erased; change nothing
     #[arg(long)]
     dry_run: bool,
+    /// As JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of one customer's data, for scripts.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    source: &'a SourceName,
+    shop_customer_id: &'a ShopCustomerId,
+    dry_run: bool,
+    erased: Erased,
 }
 
 /// Between two looks whether a worker has let go.
@@ -44,21 +58,27 @@ impl Erase {
             (None, None) => vec![],
         };
         let namesakes = outbox.namesakes(&self.source, &customers).await?;
-        let mut is_anything = false;
+        let mut reports = Vec::with_capacity(customers.len());
         for customer in &customers {
             let erased = if self.dry_run {
                 outbox.would_erase(&self.source, customer).await?
             } else {
                 erase(&outbox, &self.source, customer).await?
             };
-            println!(
-                "customer {}: {erased}{}",
-                show::plain(customer.as_str()),
-                if self.dry_run { " (not yet: this was a dry run)" } else { "" }
-            );
-            is_anything |= erased.is_anything();
+            if !self.json {
+                println!(
+                    "customer {}: {erased}{}",
+                    show::plain(customer.as_str()),
+                    if self.dry_run { " (not yet: this was a dry run)" } else { "" }
+                );
+            }
+            let (source, dry_run) = (&self.source, self.dry_run);
+            reports.push(Report { source, shop_customer_id: customer, dry_run, erased });
         }
-        if !is_anything {
+        if self.json {
+            show::json(&reports)?;
+        }
+        if !reports.iter().any(|report| report.erased.is_anything()) {
             bail!("nothing personal is stored of this customer (any more): check --source, and --customer or --email");
         }
         show::tell_namesakes(&namesakes, "erase");

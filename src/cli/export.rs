@@ -28,6 +28,8 @@ pub(super) struct Export {
 
 /// Events read at once.
 const PAGE: i64 = 200;
+/// People's own deeds, narrow rows: more than anybody does to one customer.
+const MAX_INTERVENTIONS: i64 = 100_000;
 
 impl Export {
     pub(super) async fn run(self, file: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -73,8 +75,7 @@ async fn print(
     let state = outbox.customers(&of_customer(None), None, 1).await?.items.pop();
     let filter = LinkFilter { source: Some(source.clone()), customer: Some(customer.clone()), flexportal_id: None };
     let link = outbox.links(&filter, None, 1).await?.items.pop();
-    let history = outbox.customer_history(source, customer).await?;
-    let interventions = history.map(|history| history.interventions).unwrap_or_default();
+    let interventions = outbox.interventions_of(source, customer, MAX_INTERVENTIONS).await?;
     writeln!(
         out,
         "{{\n\"source\": {},\n\"shopCustomerId\": {},\n\"exportedAt\": {},\n\"state\": {},\n\"link\": {},\n\"acknowledged\": {},\n\"interventions\": {},\n\"events\": [",

@@ -1,12 +1,13 @@
 //! `links`: which FlexPortal customer a shop's customer is; shown, and given by a person.
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::filters::{customer, source};
 use super::show::{self, Progress, counted, plain, table, time_or_none};
@@ -44,7 +45,7 @@ enum Command {
     /// Take links from a CSV file with the columns `source,shop_customer_id,flexportal_customer_id`
     ///
     /// The first line names the columns. A link that is there is replaced. If any line is wrong, nothing is taken.
-    /// Customers that wait because FlexPortal did not know them are tried at once.
+    /// Customers that FlexPortal did not know, and that wait or were given up, are tried at once.
     Import {
         /// The file; `-` reads standard input
         #[arg(value_name = "FILE")]
@@ -52,6 +53,9 @@ enum Command {
         /// Examine the file; change nothing
         #[arg(long)]
         dry_run: bool,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -96,7 +100,15 @@ impl Links {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Import { file, dry_run } => import(&config, &outbox, &file, dry_run).await,
+            Command::Import { file, dry_run, json } => {
+                let report = import(&config, &outbox, &file, dry_run).await?;
+                if json {
+                    show::json(&report)?;
+                } else {
+                    println!("{report}");
+                }
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }
@@ -109,7 +121,32 @@ struct Line {
     flexportal_customer_id: String,
 }
 
-async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) -> anyhow::Result<ExitCode> {
+/// What came of an import.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    dry_run: bool,
+    /// Links in the file.
+    links: u64,
+    /// Those that are new, or lead to another customer now.
+    imported: u64,
+    /// Customers that FlexPortal did not know, and that are tried at once.
+    woken: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dry_run, links, imported, woken } = *self;
+        if dry_run {
+            return write!(f, "{} can be taken; nothing was changed", counted(links, "link"));
+        }
+        let unchanged = links.saturating_sub(imported);
+        let imported = counted(imported, "link");
+        write!(f, "{imported} taken, {unchanged} were there before; {} tried at once", counted(woken, "customer"))
+    }
+}
+
+async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) -> anyhow::Result<Report> {
     let reader: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {
@@ -120,15 +157,15 @@ async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) ->
         known.contains(source) || config.sources.iter().any(|configured| configured.name == *source)
     };
     let links = read_links(reader, is_known)?;
+    let mut report = Report { dry_run, links: links.len() as u64, imported: 0, woken: 0 };
     if dry_run {
-        println!("{} can be taken; nothing was changed", counted(links.len() as u64, "link"));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(report);
     }
     let progress = (links.len() > BATCH).then(|| Progress::new("links", links.len()));
-    let (mut imported, mut woken) = (0, 0);
     for (n, batch) in links.chunks(BATCH).enumerate() {
         let done = outbox.import_links(batch, DoneBy::Terminal).await?;
-        (imported, woken) = (imported + done.imported, woken + done.woken);
+        report.imported += done.imported;
+        report.woken += done.woken;
         if let Some(progress) = &progress {
             progress.at((n + 1) * BATCH);
         }
@@ -136,13 +173,7 @@ async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) ->
     if let Some(progress) = &progress {
         progress.done();
     }
-    let unchanged = (links.len() as u64).saturating_sub(imported);
-    println!(
-        "{} taken, {unchanged} were there before; {} tried at once",
-        counted(imported, "link"),
-        counted(woken, "waiting customer")
-    );
-    Ok(ExitCode::SUCCESS)
+    Ok(report)
 }
 
 /// All lines of a file, or all that is wrong with it.
@@ -159,7 +190,7 @@ fn read_links(reader: impl Read, is_known: impl Fn(&SourceName) -> bool) -> anyh
     }
     for (n, line) in csv.deserialize::<Line>().enumerate() {
         let number = n + 2;
-        match line.map_err(|error| error.to_string()).and_then(|line| link(line, &is_known)) {
+        match line.map_err(|error| told(&error)).and_then(|line| link(line, &is_known)) {
             Ok(link) => links.push(link),
             Err(fault) => faults.push(format!("line {number}: {fault}")),
         }
@@ -171,6 +202,18 @@ fn read_links(reader: impl Read, is_known: impl Fn(&SourceName) -> bool) -> anyh
         bail!("nothing was taken:\n{shown}{more}");
     }
     Ok(links)
+}
+
+/// What is wrong with a line, without the library's own words for places, which we give ourselves.
+fn told(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("it has {len} columns, the first line has {expected_len}")
+        }
+        csv::ErrorKind::Utf8 { .. } => "it is not UTF-8".to_owned(),
+        csv::ErrorKind::Deserialize { err, .. } => err.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 fn link(line: Line, is_known: &impl Fn(&SourceName) -> bool) -> Result<NewLink, String> {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use clap::Args;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
+use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
+use super::show;
 use crate::config::ShopKind;
 use crate::domain::Clock;
 use crate::shops::sign::{sign, usual_topic};
@@ -22,7 +24,7 @@ pub(super) struct Send {
     #[arg(long, value_enum)]
     kind: ShopKind,
     /// The webhook secret that the service has for this source
-    #[arg(long, env = "FLEXPORTAL_SYNC_SEND_SECRET", hide_env_values = true)]
+    #[arg(long, env = "FLEXPORTAL_SYNC_SEND_SECRET", hide_env_values = true, value_parser = secret)]
     secret: SecretString,
     /// Where to post it: the service's address and `/webhooks/<source>`
     #[arg(long, value_name = "URL")]
@@ -36,13 +38,29 @@ pub(super) struct Send {
     /// Delivery id; the same one twice is answered `duplicate`. Default: a new one
     #[arg(long, value_name = "ID")]
     delivery_id: Option<String>,
+    /// The answer as JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+fn secret(text: &str) -> Result<SecretString, String> {
+    if text.trim().is_empty() {
+        return Err("give the secret that the service has for this source".to_owned());
+    }
+    Ok(text.into())
+}
+
+/// The service's answer, for scripts.
+#[derive(Serialize)]
+struct Answer<'a> {
+    status: u16,
+    body: Value,
+    #[serde(rename = "deliveryId")]
+    delivery_id: &'a str,
 }
 
 impl Send {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        if self.secret.expose_secret().trim().is_empty() {
-            bail!("the secret is empty: give the one that the service has for this source");
-        }
         let body = self.body()?;
         let topic = self.topic.as_deref().unwrap_or_else(|| usual_topic(self.kind));
         let delivery_id = self.delivery_id.clone().unwrap_or_else(|| format!("send-{}", uuid::Uuid::new_v4().simple()));
@@ -63,7 +81,12 @@ impl Send {
             .with_context(|| format!("nothing answers at {}: is the service running?", self.url))?;
         let status = answer.status();
         let text = answer.text().await.unwrap_or_default();
-        println!("{} {}", status.as_u16(), text.trim_end());
+        if self.json {
+            let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            show::json(&Answer { status: status.as_u16(), body, delivery_id: &delivery_id })?;
+        } else {
+            println!("{} {}", status.as_u16(), text.trim_end());
+        }
         Ok(match status.as_u16() {
             200 => ExitCode::SUCCESS,
             401 => bail!("the signature was refused: compare --secret and --kind with the service's configuration"),

@@ -17,6 +17,8 @@ pub struct CustomerStory {
     pub state: CustomerState,
     /// What happened, oldest first.
     pub story: Vec<StoryStep>,
+    /// Whether there are older events, which the story leaves out.
+    pub has_older_events: bool,
 }
 
 /// One thing that happened.
@@ -63,7 +65,11 @@ pub async fn customer_story(
     customer: &ShopCustomerId,
 ) -> Result<Option<CustomerStory>, InspectError> {
     let history = outbox.customer_history(source, customer).await?;
-    Ok(history.map(|history| CustomerStory { story: story(&history), state: history.state }))
+    Ok(history.map(|history| CustomerStory {
+        story: story(&history),
+        has_older_events: history.has_older,
+        state: history.state,
+    }))
 }
 
 /// Tells what happened.
@@ -81,7 +87,15 @@ pub fn story(history: &CustomerHistory) -> Vec<StoryStep> {
             let step = if event.status == EventStatus::Superseded { Step::Superseded } else { Step::Settled };
             let has_warnings = event.status != EventStatus::Discarded && !event.warnings.is_empty();
             let warnings = has_warnings.then(|| format!(" (warnings: {})", event.warnings.join("; ")));
-            let text = format!("{}: {}{}", event.status, explain(event, None), warnings.unwrap_or_default());
+            // What the last request met is told by its own step.
+            let is_told =
+                history.requests.iter().any(|made| made.event_id == event.event_id && made.error == event.error);
+            let explained = if event.status == EventStatus::Failed && is_told {
+                format!("given up after {}", counted(i64::from(event.attempts), "attempt"))
+            } else {
+                explain(event, None)
+            };
+            let text = format!("{}: {explained}{}", event.status, warnings.unwrap_or_default());
             tell(at, id, step, text);
         }
     }

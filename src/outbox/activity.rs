@@ -11,8 +11,8 @@ use crate::domain::{EventId, SourceName};
 const SETTLED_AFTER: Duration = Duration::from_secs(15);
 /// Counted in one statement at most.
 const LONGEST_SPAN: Duration = Duration::from_hours(1);
-/// So far back the first count begins, and so long hours are kept.
-const KEPT_FOR: Duration = Duration::from_hours(24 * 35);
+/// So far back the first count begins, and so long before its last delivery the hours of a source are kept.
+const KEPT_DAYS: i32 = 35;
 /// A quiet time is compared with so many days before it.
 const COMPARED_DAYS: i32 = 14;
 
@@ -39,7 +39,7 @@ impl Outbox {
         let mut transaction = self.pool.begin().await?;
         sqlx::query!(
             "insert into source_hours_progress (counted_to) values ($1) on conflict do nothing",
-            now - KEPT_FOR,
+            now - chrono::Duration::days(KEPT_DAYS.into()),
         )
         .execute(&mut *transaction)
         .await?;
@@ -67,7 +67,18 @@ impl Outbox {
         .execute(&mut *transaction)
         .await?;
         sqlx::query!("update source_hours_progress set counted_to = $1", to).execute(&mut *transaction).await?;
-        sqlx::query!("delete from source_hours where hour < $1", now - KEPT_FOR).execute(&mut *transaction).await?;
+        // Reckoned from its last delivery: however long a source is silent, it is told by what it was before.
+        sqlx::query!(
+            r#"
+            delete from source_hours past
+            using (select source, max(hour) as last_hour from source_hours group by source) as heard
+            where past.source = heard.source
+              and past.hour < heard.last_hour - make_interval(days => $1)
+            "#,
+            KEPT_DAYS,
+        )
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(to < settled)
     }

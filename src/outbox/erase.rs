@@ -4,7 +4,6 @@
 //! What was said, without the values, stays on the link: nothing older than what FlexPortal has is to follow.
 
 use std::fmt;
-use std::ops::Add;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -47,22 +46,9 @@ impl fmt::Display for Erased {
     }
 }
 
-impl Add for Erased {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            events: self.events + other.events,
-            closed: self.closed + other.closed,
-            requests: self.requests + other.requests,
-            links: self.links + other.links,
-        }
-    }
-}
-
 impl Outbox {
-    /// Erases the personal data of a shop's customer, of all that arrived up to an event where one is given; `None` while
-    /// a worker has it claimed, or one of its requests may still arrive at FlexPortal: half a minute at the longest.
+    /// Erases the personal data of a shop's customer; for a privacy request, of all that arrived up to it. `None` while a
+    /// worker has it claimed, or one of its requests may still arrive at FlexPortal: half a minute at the longest.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was erased.
@@ -70,11 +56,11 @@ impl Outbox {
         &self,
         source: &SourceName,
         customer: &ShopCustomerId,
-        up_to: Option<EventId>,
+        request: Option<EventId>,
         by: DoneBy,
     ) -> Result<Option<Erased>, StoreError> {
         let key = (source, customer);
-        let (source, customer, up_to) = (source.as_str(), customer.as_str(), up_to.map(|event| event.0));
+        let (source, customer, request) = (source.as_str(), customer.as_str(), request.map(|event| event.0));
         let mut transaction = self.pool.begin().await?;
         // Its place in the queue is ours to the end, also if it had none: nobody claims it meanwhile, and what arrives
         // waits for us.
@@ -109,7 +95,7 @@ impl Outbox {
         if is_busy != Some(false) {
             return Ok(None);
         }
-        let events = erase_deliveries(&mut transaction, source, customer, up_to).await?;
+        let events = erase_deliveries(&mut transaction, source, customer, request).await?;
         let closed = close_waiting(&mut transaction, (source, customer), &events, self.clock.for_postgres()).await?;
         let requests = erase_requests(&mut transaction, &events).await?;
         let links = forget_values(&mut transaction, source, customer).await?;
@@ -150,12 +136,13 @@ impl Outbox {
             intervene::done_by(&mut transaction, by).await?;
             sqlx::query!(
                 r#"
-                insert into interventions (at, action, source, shop_customer_id, outcome)
-                values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4)
+                insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
+                values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
                 "#,
                 self.clock.for_postgres(),
                 source,
                 customer,
+                request,
                 erased.to_string(),
             )
             .execute(&mut *transaction)

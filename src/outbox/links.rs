@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
-use super::{ClaimedCustomer, DoneBy, Outbox, StoreError};
+use super::{ClaimedCustomer, DoneBy, Outbox, StoreError, intervene};
 use crate::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
 
 /// Where a link comes from.
@@ -302,18 +302,20 @@ pub struct NewLink {
 pub struct LinksImported {
     /// Links that are new, or lead to another customer now.
     pub imported: u64,
-    /// Customers that waited as unmatched, and are tried at once.
+    /// Customers whose changes were unmatched, waiting or given up, and are tried at once.
     pub woken: u64,
 }
 
 impl Outbox {
-    /// Writes links that a person gives, over those that are there; customers that wait because FlexPortal did not know
-    /// them are tried at once. Of several for one customer the last counts.
+    /// Writes links that a person gives, over those that are there; customers whom FlexPortal did not know are tried at
+    /// once, also those that were given up as unmatched. Of several for one customer the last counts.
     ///
     /// # Errors
     /// [`StoreError`]; then none was written.
     pub async fn import_links(&self, links: &[NewLink], by: DoneBy) -> Result<LinksImported, StoreError> {
         let column = |text: fn(&NewLink) -> &str| links.iter().map(|link| text(link).to_owned()).collect::<Vec<_>>();
+        let (sources, customers) = (column(|link| link.source.as_str()), column(|link| link.customer.as_str()));
+        let mut transaction = self.pool.begin().await?;
         let row = sqlx::query!(
             r#"
             with given as materialized (
@@ -361,22 +363,67 @@ impl Outbox {
                 from imported
                 where waiting.source = imported.source
                   and waiting.shop_customer_id = imported.shop_customer_id
-                returning waiting.target
+                returning waiting.source, waiting.shop_customer_id
             )
             select
                 (select count(*) from imported) as "imported!",
-                (select count(*) from woken) as "woken!",
+                (
+                    select count(*)
+                    from woken
+                    where exists (
+                        select
+                        from deliveries d
+                        join event_states s on s.event_id = d.id
+                        where d.source = woken.source
+                          and d.shop_customer_id = woken.shop_customer_id
+                          and s.status = 'unmatched'
+                          and s.finished_at is null
+                    )
+                ) as "woken!",
                 (select count(pg_notify('flexportal_sync', '')) from (select from woken limit 1) as any_due) as notified
             "#,
-            &column(|link| link.source.as_str()),
-            &column(|link| link.customer.as_str()),
+            &sources,
+            &customers,
             &column(|link| link.flexportal_id.as_str()),
             self.clock.for_postgres(),
             by.as_str(),
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *transaction)
         .await?;
+        intervene::done_by(&mut transaction, by).await?;
+        let set_back = set_back_given_up(&mut transaction, &sources, &customers).await?;
+        transaction.commit().await?;
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(LinksImported { imported: count(row.imported), woken: count(row.woken) })
+        Ok(LinksImported { imported: count(row.imported), woken: count(row.woken + set_back) })
     }
+}
+
+/// Sets back what was given up as unmatched; of how many customers.
+async fn set_back_given_up(
+    connection: &mut sqlx::PgConnection,
+    sources: &[String],
+    customers: &[String],
+) -> Result<i64, StoreError> {
+    let customers = sqlx::query_scalar!(
+        r#"
+        select count(distinct (source, shop_customer_id)) as "customers!"
+        from (
+            select given_up.source, given_up.shop_customer_id, retry_sync(given_up.event_id) as outcome
+            from (
+                select s.source, s.shop_customer_id, s.event_id
+                from unnest($1::text[], $2::text[]) as given (source, shop_customer_id)
+                join event_states s using (source, shop_customer_id)
+                where s.status = 'unmatched'
+                  and s.finished_at is not null
+                order by s.source, s.shop_customer_id, s.event_id       -- the queue's rows in one order
+            ) as given_up
+        ) as tried
+        where outcome not like 'nothing to do%'
+        "#,
+        sources,
+        customers,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    Ok(customers)
 }

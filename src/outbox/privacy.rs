@@ -164,16 +164,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Closes a privacy request that was acted on, and erases what itself holds; its receipt stays.
+    /// Closes a privacy request that was acted on, and erases what itself holds; its receipt stays, and is returned.
     ///
     /// # Errors
     /// [`StoreError`]; then it is still open.
-    pub async fn close_request(
-        &self,
-        request: &PrivacyRequest,
-        is_whole_shop: bool,
-        erased: Erased,
-    ) -> Result<(), StoreError> {
+    pub async fn close_request(&self, request: &PrivacyRequest, is_whole_shop: bool) -> Result<String, StoreError> {
         let mut transaction = self.pool.begin().await?;
         // Those that name nobody by id belong to no customer's erasure: the whole shop's takes all of them, another one
         // those with its e-mail.
@@ -196,7 +191,23 @@ impl Outbox {
         )
         .execute(&mut *transaction)
         .await?;
-        let outcome = erased.to_string();
+        // Whoever was erased for it has left a receipt, in this round or, while others were busy, in one before.
+        let customers = sqlx::query!(
+            r#"
+            select count(*) as "count!", min(outcome) as an_outcome
+            from interventions
+            where event_id = $1
+              and action = 'erase'
+            "#,
+            request.event.0,
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        let outcome = match (customers.count, customers.an_outcome) {
+            (1, Some(outcome)) => outcome,
+            (0 | 1, _) => Erased::default().to_string(),
+            (count, _) => format!("{count} customers erased; each has a receipt of its own"),
+        };
         let closed = sqlx::query!(
             r#"
             insert into event_states as state (event_id, status, warnings, finished_at)
@@ -211,7 +222,7 @@ impl Outbox {
         .await?;
         if closed.rows_affected() == 0 {
             // Another process was quicker, and has given the receipt.
-            return Ok(());
+            return Ok(outcome);
         }
         intervene::done_by(&mut transaction, DoneBy::Shop).await?;
         sqlx::query!(
@@ -228,6 +239,6 @@ impl Outbox {
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        Ok(())
+        Ok(outcome)
     }
 }

@@ -2532,7 +2532,19 @@ async function customerPage(main, { signal, parts: [, source, id], reload }) {
           }),
         ),
     ),
-    h("section", { class: "panel", "data-testid": "story" }, h("h2", {}, "Its story"), story(customer.story ?? [])),
+    h(
+      "section",
+      { class: "panel", "data-testid": "story" },
+      h("h2", {}, "Its story"),
+      customer.hasOlderEvents &&
+        h(
+          "p",
+          { class: "muted small", "data-testid": "older-events" },
+          "Its newest events are told here. ",
+          link(toEvents(filter), {}, "All of them"),
+        ),
+      story(customer.story ?? []),
+    ),
   );
 }
 

@@ -154,6 +154,11 @@ pub struct QueuePlace {
     pub now: DateTime<Utc>,
 }
 
+/// A shop, and its customer.
+type Key = (String, String);
+
+/// Looked at together, where few are in the state that is asked for.
+const MAX_CANDIDATES: i64 = 1_000;
 /// Events of a customer that its story tells.
 const MAX_EVENTS: i64 = 200;
 /// Customers in the queue that are counted.
@@ -170,24 +175,28 @@ impl Outbox {
         cursor: Option<&str>,
         limit: i64,
     ) -> Result<Page<CustomerState>, InspectError> {
-        let after: Option<(String, String)> = after(cursor)?;
-        let customers = match self.named(filter).await? {
-            Some(named) => self.named_customers(named, filter.state, after, limit + 1).await?,
-            None => self.customers_in_order(filter, after, limit + 1).await?,
-        };
+        let mut after: Option<Key> = after(cursor)?;
+        let wanted = usize::try_from(limit).unwrap_or(0) + 1;
+        let mut customers = Vec::new();
+        let mut batch = limit + 1;
+        loop {
+            let keys = self.candidates(filter, after.as_ref(), batch).await?;
+            let is_last = i64::try_from(keys.len()).is_ok_and(|found| found < batch);
+            customers.extend(self.states_of(&keys, filter.state).await?);
+            if is_last || customers.len() >= wanted {
+                break;
+            }
+            after = keys.into_iter().last();
+            // Where few of the candidates are in the state that is asked for, more are looked at together.
+            batch = (batch * 2).min(MAX_CANDIDATES.max(limit + 1));
+        }
+        customers.truncate(wanted);
         Ok(Page::of(customers, limit, |row| (row.source.clone(), row.shop_customer_id.clone())))
     }
 
-    /// Each is found in the index of deliveries.
-    async fn named_customers(
-        &self,
-        named: Vec<(String, String)>,
-        state: Option<CustomerSync>,
-        after: Option<(String, String)>,
-        limit: i64,
-    ) -> Result<Vec<CustomerState>, StoreError> {
-        let (sources, ids): (Vec<_>, Vec<_>) = named.into_iter().unzip();
-        let (source, customer) = after.unzip();
+    /// Where customers stand: those of them that are in a state, if one is given.
+    async fn states_of(&self, keys: &[Key], state: Option<CustomerSync>) -> Result<Vec<CustomerState>, StoreError> {
+        let (sources, ids): (Vec<_>, Vec<_>) = keys.iter().cloned().unzip();
         let customers = sqlx::query_as!(
             CustomerState,
             r#"
@@ -203,48 +212,163 @@ impl Outbox {
                 c.next_attempt_at,
                 c.events as "events!",
                 c.failed_events as "failed_events!"
-            from unnest($1::text[], $2::text[]) as named (source, shop_customer_id)
+            from unnest($1::text[], $2::text[]) with ordinality as named (source, shop_customer_id, position)
             cross join lateral (
                 select *
                 from customer_sync_state of_one
                 where of_one.source = named.source
                   and of_one.shop_customer_id = named.shop_customer_id
             ) c
-            where ($3::text is null or c.state = $3)
-              and ($4::text is null or (c.source, c.shop_customer_id) > ($4, $5::text))
-            order by c.source, c.shop_customer_id
-            limit $6
+            where $3::text is null
+               or c.state = $3
+            order by named.position
             "#,
             &sources,
             &ids,
             state.map(CustomerSync::as_str),
-            source,
-            customer,
-            limit,
         )
         .fetch_all(&self.pool)
         .await?;
         Ok(customers)
     }
 
-    async fn customers_in_order(
+    /// The next customers that may match a filter, by source and id: found by what narrows them down most.
+    async fn candidates(
         &self,
         filter: &CustomerFilter,
-        after: Option<(String, String)>,
+        after: Option<&Key>,
         limit: i64,
-    ) -> Result<Vec<CustomerState>, StoreError> {
-        let (source, customer) = after.unzip();
-        let customers = sqlx::query_as!(
-            CustomerState,
+    ) -> Result<Vec<Key>, StoreError> {
+        let source = filter.source.as_ref().map(SourceName::as_str);
+        let after = after.map_or(("", ""), |(source, customer)| (source, customer));
+        match (&filter.customer, &filter.email, filter.state) {
+            (Some(customer), ..) => self.of_this_id(source, customer, after).await,
+            (None, Some(email), _) => self.with_email(source, email, after, limit).await,
+            (None, None, Some(CustomerSync::Waiting)) => self.waiting(source, after, limit).await,
+            (None, None, Some(state @ (CustomerSync::Failed | CustomerSync::Unmatched | CustomerSync::Discarded))) => {
+                self.with_events_of(state, source, after, limit).await
+            }
+            (None, None, Some(CustomerSync::InSync) | None) => self.in_order(source, after, limit).await,
+        }
+    }
+
+    /// Few shops have a customer of the same id, or know it by a link alone.
+    async fn of_this_id(
+        &self,
+        source: Option<&str>,
+        customer: &ShopCustomerId,
+        after: (&str, &str),
+    ) -> Result<Vec<Key>, StoreError> {
+        let sources = sqlx::query_scalar!(
+            r#"
+            select s.name as "source!"
+            from (select name from sources union select distinct source from customer_links where source = $1) as s
+            where ($1::text is null or s.name = $1)
+              and (s.name, $2::text) > ($3, $4::text)
+            order by s.name
+            "#,
+            source,
+            customer.as_str(),
+            after.0,
+            after.1,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(sources.into_iter().map(|source| (source, customer.as_str().to_owned())).collect())
+    }
+
+    async fn with_email(
+        &self,
+        source: Option<&str>,
+        email: &str,
+        after: (&str, &str),
+        limit: i64,
+    ) -> Result<Vec<Key>, StoreError> {
+        let keys = sqlx::query!(
+            r#"
+            select distinct source as "source!", shop_customer_id as "customer!"
+            from deliveries
+            where lower(email) = lower($1)
+              and ($2::text is null or source = $2)
+              and shop_customer_id is not null
+              and (source, shop_customer_id) > ($3, $4::text)
+            order by 1, 2
+            limit $5
+            "#,
+            email.trim(),
+            source,
+            after.0,
+            after.1,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
+    }
+
+    async fn waiting(&self, source: Option<&str>, after: (&str, &str), limit: i64) -> Result<Vec<Key>, StoreError> {
+        let keys = sqlx::query!(
+            r#"
+            select source, shop_customer_id as customer
+            from waiting_customers
+            where ($1::text is null or source = $1)
+              and (source, shop_customer_id) > ($2, $3::text)
+            order by source, shop_customer_id
+            limit $4
+            "#,
+            source,
+            after.0,
+            after.1,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
+    }
+
+    /// Events of these kinds are few, and have an index of their own.
+    async fn with_events_of(
+        &self,
+        state: CustomerSync,
+        source: Option<&str>,
+        after: (&str, &str),
+        limit: i64,
+    ) -> Result<Vec<Key>, StoreError> {
+        let keys = sqlx::query!(
+            r#"
+            select distinct d.source as "source!", d.shop_customer_id as "customer!"
+            from event_states s
+            join deliveries d on d.id = s.event_id
+            where s.status in ('failed', 'unmatched', 'discarded')              -- as the index has it
+              and s.status = $1
+              and d.concerns = 'customer'
+              and ($2::text is null or d.source = $2)
+              and (d.source, d.shop_customer_id) > ($3, $4::text)
+            order by 1, 2
+            limit $5
+            "#,
+            state.as_str(),
+            source,
+            after.0,
+            after.1,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
+    }
+
+    /// From one customer to the next along the index, as far as the page goes.
+    async fn in_order(&self, source: Option<&str>, after: (&str, &str), limit: i64) -> Result<Vec<Key>, StoreError> {
+        let keys = sqlx::query!(
             r#"
             with recursive listed as (
-                -- from one customer to the next along the index, as far as the page goes
                 (
                     select source, shop_customer_id
                     from deliveries
                     where concerns = 'customer'
                       and ($1::text is null or source = $1)
-                      and ($3::text is null or (source, shop_customer_id) > ($3, $4::text))
+                      and (source, shop_customer_id) > ($2, $3::text)
                     order by source, shop_customer_id
                     limit 1
                 )
@@ -261,91 +385,18 @@ impl Outbox {
                     limit 1
                 ) as next
             )
-            select
-                c.source as "source!: SourceName",
-                c.shop_customer_id as "shop_customer_id!",
-                c.flexportal_customer_id,
-                c.link_origin,
-                c.state as "state!: CustomerSync",
-                c.last_synced_at,
-                c.last_occurred_at,
-                c.last_received_at,
-                c.next_attempt_at,
-                c.events as "events!",
-                c.failed_events as "failed_events!"
+            select source as "source!", shop_customer_id as "customer!"
             from listed
-            cross join lateral (
-                select *
-                from customer_sync_state of_one
-                where of_one.source = listed.source
-                  and of_one.shop_customer_id = listed.shop_customer_id
-            ) c
-            where ($2::text is null or c.state = $2)
-            limit $5
+            limit $4
             "#,
-            filter.source.as_ref().map(SourceName::as_str),
-            filter.state.map(CustomerSync::as_str),
             source,
-            customer,
+            after.0,
+            after.1,
             limit,
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(customers)
-    }
-
-    /// The customers that a filter names, if it names any: by their id, their e-mail, or by having failed.
-    async fn named(&self, filter: &CustomerFilter) -> Result<Option<Vec<(String, String)>>, StoreError> {
-        let source = filter.source.as_ref().map(SourceName::as_str);
-        if let Some(customer) = &filter.customer {
-            let rows = sqlx::query!(
-                r#"
-                select s.name as "source!"
-                from (select name from sources union select distinct source from customer_links where source = $1) as s
-                where $1::text is null or s.name = $1
-                "#,
-                source,
-            )
-            .fetch_all(&self.pool)
-            .await?;
-            return Ok(Some(rows.into_iter().map(|row| (row.source, customer.as_str().to_owned())).collect()));
-        }
-        let rows = if let Some(email) = &filter.email {
-            sqlx::query!(
-                r#"
-                select distinct source as "source!", shop_customer_id as "customer!"
-                from deliveries
-                where lower(email) = lower($1)
-                  and ($2::text is null or source = $2)
-                  and shop_customer_id is not null
-                "#,
-                email.trim(),
-                source,
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.source, row.customer))
-            .collect()
-        } else if filter.state == Some(CustomerSync::Failed) {
-            sqlx::query!(
-                r#"
-                select distinct source as "source!", shop_customer_id as "customer!"
-                from event_states
-                where status = 'failed'
-                  and ($1::text is null or source = $1)
-                "#,
-                source,
-            )
-            .fetch_all(&self.pool)
-            .await?
-            .into_iter()
-            .map(|row| (row.source, row.customer))
-            .collect()
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(rows))
+        Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
     }
 
     /// All that a customer's story is told from; `None` if nothing is stored of it.
@@ -372,7 +423,7 @@ impl Outbox {
             has_older: page.next.is_some(),
             requests: self.requests(&ids).await?,
             duplicates: self.duplicates(&ids).await?,
-            interventions: self.interventions_of(source, customer).await?,
+            interventions: self.interventions_of(source, customer, MAX_EVENTS).await?,
             place: self.place_of(source, customer).await?,
             events: page.items,
         }))
@@ -413,11 +464,15 @@ impl Outbox {
         Ok(interventions)
     }
 
-    /// What people did to a customer and its events, in order.
-    async fn interventions_of(
+    /// What people did to a customer and its events, in order; if there is more than the limit, the newest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn interventions_of(
         &self,
         source: &SourceName,
         customer: &ShopCustomerId,
+        limit: i64,
     ) -> Result<Vec<InterventionNote>, StoreError> {
         let mut interventions = sqlx::query_as!(
             InterventionNote,
@@ -426,12 +481,12 @@ impl Outbox {
             from interventions
             where source = $1
               and shop_customer_id = $2
-            order by id desc                     -- if there are more, the newest
+            order by id desc
             limit $3
             "#,
             source.as_str(),
             customer.as_str(),
-            MAX_EVENTS,
+            limit,
         )
         .fetch_all(&self.pool)
         .await?;

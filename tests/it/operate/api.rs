@@ -225,3 +225,27 @@ async fn with_the_database_away_the_api_says_so_and_asks_to_come_back() {
 fn the_description_is_the_one_that_was_reviewed() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&flexportal_sync::admin::openapi()).expect("JSON"));
 }
+
+#[tokio::test]
+async fn a_dry_run_of_thousands_counts_what_could_be_done_and_the_rest_is_left_for_the_next_request() {
+    let app = app().await;
+    app.db
+        .execute(
+            "with failed as (
+                 insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload)
+                 select gen_random_uuid(), 'generic', 'd' || n, 'customer.updated', 'c' || n, 'customer', now(), now(),
+                     case when n % 5 = 0 then '{\"erased\": true}' else '{}' end::jsonb
+                 from generate_series(1, 2500) as n
+                 returning id, source, shop_customer_id
+             )
+             insert into event_states (event_id, status, attempts, cause, finished_at, source, shop_customer_id)
+             select id, 'failed', 1, 'a test', now(), source, shop_customer_id from failed",
+        )
+        .await;
+    let asked = json!({"all": true, "dryRun": true});
+    let dry = post(&app, "/api/v1/failures/retry", &asked).await.body;
+    assert_eq!((&dry["matched"], &dry["possible"], &dry["changed"]), (&json!(2500), &json!(2000), &json!(0)), "{dry}");
+    let done = post(&app, "/api/v1/failures/retry", &json!({"all": true})).await.body;
+    assert_eq!(done["remaining"], 500, "{done}");
+    assert_eq!(app.count("select count(*) from event_states where status = 'pending'").await, done["changed"]);
+}

@@ -119,6 +119,27 @@ async fn a_redaction_without_an_id_goes_by_the_email_and_shop_redact_takes_the_w
 }
 
 #[tokio::test]
+async fn one_busy_customer_does_not_keep_a_shop_from_being_erased_and_the_receipt_counts_all() {
+    let app = App::start().await;
+    for n in 1..=3 {
+        app.deliver(shopify(n, 0, &json!({"first_name": "Marked"}))).await;
+    }
+    let target = flexportal_sync::domain::TargetName::parse("default").expect("a name");
+    app.outbox.claim(&target, 1).await.expect("claimed, and then it died");
+    let request = app.deliver(privacy("shop/redact", None, None)).await.event_id();
+    app.upkeep().round().await.expect("the database");
+    let left = "select count(*) from deliveries where payload::text like '%Marked%'";
+    assert_eq!(app.count(left).await, 1, "the one that is under way");
+    assert_eq!(app.event(request).await.status, "pending");
+    app.advance(std::time::Duration::from_secs(31));
+    app.upkeep().round().await.expect("the database");
+    assert_eq!(app.count(left).await, 0);
+    let acted_on = app.event(request).await;
+    assert_eq!(acted_on.warnings, ["3 customers erased; each has a receipt of its own"]);
+    assert_eq!(app.count("select count(*) from interventions where action = 'erase'").await, 4, "and the request's");
+}
+
+#[tokio::test]
 async fn one_privacy_request_does_not_pass_for_another_that_erases_more() {
     let app = App::start().await;
     let customer = || Some(json!({"id": 1}));

@@ -114,3 +114,21 @@ async fn by_the_machines_clock_counting_comes_to_an_end() {
     let counting = async { while outbox.count_deliveries().await.expect("the database") {} };
     in_time("the end of counting", counting).await;
 }
+
+#[tokio::test]
+async fn however_long_a_source_is_silent_it_is_told() {
+    let app = App::start().await;
+    talk(&app, 24 * 40, |_| 10).await;
+    app.upkeep().round().await.expect("the database");
+    let kept = app.count("select count(*) from source_hours").await;
+    assert!((24 * 34..=24 * 35 + 1).contains(&kept), "older hours are let go: {kept}");
+    for _ in 0..12 {
+        app.advance(HOUR * 24 * 5);
+        app.upkeep().round().await.expect("the database");
+        assert!(is_silent(&app).await, "{}", app.clock.now());
+    }
+    // Whoever has taken a shop away says so.
+    app.db.execute("delete from sources where name = 'generic'").await;
+    let status = app.outbox.status().await.expect("a status");
+    assert!(status.sources.iter().all(|source| source.name.as_str() != "generic"));
+}

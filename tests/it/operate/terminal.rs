@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use assert_cmd::Command;
+use clap::ValueEnum;
 use flexportal_sync::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure, Refusal};
-use flexportal_sync::outbox::{DoneBy, NewLink};
+use flexportal_sync::outbox::{CustomerFilter, CustomerSync, DoneBy, NewLink};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -261,13 +262,15 @@ async fn links_are_listed_and_imported_and_wake_who_waited_for_them() {
     let dry = shown(&app, &["links", "import", &file, "--dry-run"]).await;
     assert!(dry.contains("2 links can be taken; nothing was changed"), "{dry}");
     let taken = shown(&app, &["links", "import", &file]).await;
-    assert!(taken.contains("2 links taken, 0 were there before; 1 waiting customer tried at once"), "{taken}");
+    assert!(taken.contains("2 links taken, 0 were there before; 1 customer tried at once"), "{taken}");
     // The command goes by the machine's clock, which is ahead of that of the test.
     app.advance(std::time::Duration::from_hours(1));
     app.drain().await;
     assert_eq!(app.puts()[0]["customerId"], "cus_1", "under the customer that was given");
     let again = shown(&app, &["links", "import", &file]).await;
     assert!(again.contains("0 links taken, 2 were there before"), "{again}");
+    let nothing = json!({"dryRun": false, "links": 2, "imported": 0, "woken": 0});
+    assert_eq!(json_of(&app, &["links", "import", &file]).await, nothing);
     let links = json_of(&app, &["links", "list", "--flexportal-customer", "cus_2"]).await;
     assert_eq!((&links[0]["shopCustomerId"], &links[0]["origin"]), (&json!("c-2"), &json!("import")));
 
@@ -277,6 +280,9 @@ async fn links_are_listed_and_imported_and_wake_who_waited_for_them() {
     assert_eq!(wrong.code, Some(1));
     assert!(wrong.err.contains("line 3: there is no source `nowhere`"), "{}", wrong.err);
     assert_eq!(app.count("select count(*) from customer_links").await, 2, "all or nothing");
+    std::fs::write(&file, "source,shop_customer_id,flexportal_customer_id\ngeneric,c-3\n").expect("written");
+    let short = told(&app, &["links", "import", &file]).await;
+    assert!(short.err.contains("line 2: it has 2 columns, the first line has 3"), "{}", short.err);
 }
 
 #[tokio::test]
@@ -338,4 +344,93 @@ async fn a_link_that_is_given_makes_its_customer_due_at_once() {
     assert_eq!((imported.imported, imported.woken), (1, 1));
     app.drain().await;
     assert_eq!(app.event(event).await.status, "synced");
+}
+
+#[tokio::test]
+async fn a_link_that_is_given_sets_back_what_was_given_up_as_unmatched() {
+    let app = App::start_with(&[("UNMATCHED_MAX_AGE", "1h")], "").await;
+    let event = app.deliver(generic("c-1", 0, &json!({"phone": "1"}))).await.event_id();
+    app.drain().await;
+    app.advance(Duration::from_hours(7));
+    app.drain().await;
+    let given_up = app.event(event).await;
+    assert_eq!((given_up.status.as_str(), given_up.is_finished), ("unmatched", true));
+    // One that waits for something else is not counted as woken.
+    app.fake.fail_next(1, Failure::status(503));
+    let other = app.deliver(linked(2, 0, &json!({"phone": "1"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.event(other).await.status, "pending");
+    let link = |customer: &str, id: &str| NewLink {
+        source: SourceName::parse("generic").expect("a name"),
+        customer: ShopCustomerId::parse(customer).expect("an id"),
+        flexportal_id: FlexportalCustomerId::parse(id).expect("an id"),
+    };
+    let links = [link("c-1", "cus_1"), link("shop-2", "cus_3")];
+    let imported = app.outbox.import_links(&links, DoneBy::Api).await.expect("the database");
+    assert_eq!((imported.imported, imported.woken), (2, 1));
+    // A person's functions go by the database's clock, which is ahead of that of the test.
+    app.db.execute("update waiting_customers set due_at = '2026-11-23T10:00Z'").await;
+    app.drain().await;
+    assert_eq!(app.event(event).await.status, "synced");
+    let traces = "select count(*) from interventions where done_by = 'api' and action in ('link', 'retry')";
+    assert_eq!(app.count(traces).await, 3, "two links, and what was set back");
+}
+
+#[tokio::test]
+async fn customers_are_listed_by_their_state_page_by_page() {
+    let app = App::start().await;
+    refuse_phones(&app, &[1, 2]);
+    for n in 1..=4 {
+        app.sync(linked(n, n, &json!({"phone": "1"}))).await;
+    }
+    for n in 5..=7 {
+        app.sync(generic(&format!("shop-{n}"), 0, &json!({"phone": "1"}))).await;
+    }
+    app.fake.fail_next(1, Failure::status(422));
+    let closed = app.deliver(linked(8, 0, &json!({"phone": "1"}))).await.event_id().to_string();
+    app.drain().await;
+    shown(&app, &["failures", "discard", &closed, "--reason", "a test"]).await;
+    for n in [2, 9] {
+        app.deliver(linked(n, 9, &json!({"phone": "2"}))).await;
+    }
+    for (state, expected) in [
+        ("failed", vec!["shop-1", "shop-2"]),
+        ("waiting", vec!["shop-9"]),
+        ("unmatched", vec!["shop-5", "shop-6", "shop-7"]),
+        ("discarded", vec!["shop-8"]),
+        ("in_sync", vec!["shop-3", "shop-4"]),
+    ] {
+        let listed = json_of(&app, &["customers", "list", "--state", state]).await;
+        let ids: Vec<_> = listed.as_array().expect("a list").iter().map(|row| &row["shopCustomerId"]).collect();
+        assert_eq!(ids, expected, "{state}: what failed comes before what waits");
+        let (mut cursor, mut paged) = (None, vec![]);
+        let filter = CustomerFilter { state: CustomerSync::from_str(state, false).ok(), ..CustomerFilter::default() };
+        loop {
+            let page = app.outbox.customers(&filter, cursor.as_deref(), 1).await.expect("a page");
+            assert!(page.items.len() <= 1);
+            paged.extend(page.items.into_iter().map(|row| row.shop_customer_id));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(paged, expected, "{state}, one by one");
+    }
+}
+
+#[tokio::test]
+async fn a_long_story_says_that_it_leaves_out_its_beginning() {
+    let app = App::start().await;
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    assert_eq!(json_of(&app, &["why", "shop-1"]).await["hasOlderEvents"], false);
+    app.db
+        .execute(
+            "insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload)
+             select gen_random_uuid(), source, 'd' || n, topic, shop_customer_id, concerns, occurred_at, received_at, payload
+             from deliveries, generate_series(1, 200) as n",
+        )
+        .await;
+    let story = shown(&app, &["why", "shop-1"]).await;
+    assert!(story.contains("older events are left out: flexportal-sync events list --source generic"), "{story}");
+    assert_eq!(json_of(&app, &["why", "shop-1"]).await["hasOlderEvents"], true);
 }

@@ -1,7 +1,9 @@
 //! What people find with `psql`.
 
+use secrecy::ExposeSecret;
 use serde_json::json;
-use sqlx::Row;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Row};
 
 use crate::support::App;
 use crate::support::shop::{generic, linked};
@@ -66,6 +68,29 @@ async fn a_role_that_may_only_read_sees_everything_and_an_operators_acts_through
         sqlx::query_scalar("select done_by from interventions").fetch_one(&app.db.pool).await.expect("a trace");
     let user: String = sqlx::query_scalar("select session_user::text").fetch_one(&app.db.pool).await.expect("a user");
     assert_eq!(done_by, user, "who called it, whatever role it has put on");
+}
+
+#[tokio::test]
+async fn what_an_operator_says_of_itself_does_not_hide_its_role() {
+    let app = App::start().await;
+    app.fake.fail_next(1, Failure::status(422));
+    let failed = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
+    app.drain().await;
+    let role = format!("support_{}", uuid::Uuid::new_v4().simple());
+    let run = async |sql: String| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&app.db.pool).await.expect("carried out");
+    };
+    run(format!("create role {role} login password 'secret'; grant execute on function retry_sync(uuid) to {role}"))
+        .await;
+    let options: PgConnectOptions = app.db.url.expose_secret().parse().expect("an address");
+    let mut operator = options.username(&role).password("secret").connect().await.expect("a connection");
+    sqlx::raw_sql("set flexportal_sync.done_by = 'shop'").execute(&mut operator).await.expect("said");
+    sqlx::query("select retry_sync($1)").bind(failed).execute(&mut operator).await.expect("allowed");
+    operator.close().await.expect("closed");
+    let done_by: String =
+        sqlx::query_scalar("select done_by from interventions").fetch_one(&app.db.pool).await.expect("a trace");
+    assert_eq!(done_by, format!("shop ({role})"));
+    run(format!("drop owned by {role}; drop role {role}")).await;
 }
 
 /// A million events of two hundred thousand customers, most of them finished long ago.
