@@ -218,6 +218,7 @@ impl Outbox {
                 from customer_sync_state of_one
                 where of_one.source = named.source
                   and of_one.shop_customer_id = named.shop_customer_id
+                offset 0                         -- one by one: joined, the view would be worked out for everybody first
             ) c
             where $3::text is null
                or c.state = $3
