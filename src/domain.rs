@@ -6,6 +6,7 @@
 
 pub mod acknowledged;
 pub mod clock;
+mod counted;
 pub mod customer;
 pub mod ids;
 pub mod retry;
@@ -13,6 +14,7 @@ pub mod status;
 
 pub use acknowledged::{Acknowledged, Acknowledgement, ValueHash};
 pub use clock::{Clock, Dice, EventIds};
+pub(crate) use counted::counted;
 pub use customer::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
 pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopCustomerId, SourceName, TargetName};
 pub use retry::RetryPolicy;

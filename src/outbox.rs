@@ -145,11 +145,28 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Prepares the pool; the first connection is made when it is needed.
+    /// Prepares the pool for the live work; the first connection is made when it is needed.
     ///
     /// # Errors
     /// A text that says what is wrong with the address.
     pub fn new(database_url: &SecretString, max_connections: u32, clock: Clock) -> Result<Self, String> {
+        Self::connecting(database_url, max_connections, clock, LIVE)
+    }
+
+    /// The same for what people ask: each question is planned for what it is narrowed down by.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the address.
+    pub fn for_people(database_url: &SecretString, max_connections: u32, clock: Clock) -> Result<Self, String> {
+        Self::connecting(database_url, max_connections, clock, FOR_PEOPLE)
+    }
+
+    fn connecting(
+        database_url: &SecretString,
+        max_connections: u32,
+        clock: Clock,
+        settings: &'static str,
+    ) -> Result<Self, String> {
         let options: PgConnectOptions = database_url
             .expose_secret()
             .parse()
@@ -159,7 +176,7 @@ impl Outbox {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(CONNECT_WITHIN)
-            .after_connect(|connection, _| Box::pin(limit_time(connection)))
+            .after_connect(move |connection, _| Box::pin(set(connection, settings)))
             .connect_lazy_with(options.clone());
         Ok(Self { pool, options: Arc::new(options), clock, reading: Arc::default(), settling: Arc::default() })
     }
@@ -236,12 +253,16 @@ impl Outbox {
     }
 }
 
-/// Nothing here takes long; what does is stuck, and holds what others wait for.
-async fn limit_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // Compiling a statement of ours takes longer than carrying it out.
-    sqlx::raw_sql("set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off")
-        .execute(connection)
-        .await?;
+/// Nothing here takes long; what does is stuck, and holds what others wait for. Compiling a statement of ours takes longer
+/// than carrying it out.
+const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off";
+
+/// One plan for a filter that is set and one that is not would read everything.
+const FOR_PEOPLE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
+                          set plan_cache_mode = force_custom_plan";
+
+async fn set(connection: &mut PgConnection, settings: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(settings).execute(connection).await?;
     Ok(())
 }
 

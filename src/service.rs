@@ -106,7 +106,8 @@ impl Service {
             .collect::<Result<_, _>>()
             .map_err(anyhow::Error::msg)?;
         let wake = Wake::default();
-        let scraped = Outbox::new(database_url, SCRAPE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
+        let scraped =
+            Outbox::for_people(database_url, SCRAPE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
         let metrics = Metrics::new(shops.iter().map(|shop| shop.source()), &config.targets);
         let worker = role
             .syncs()
@@ -114,7 +115,7 @@ impl Service {
             .transpose()
             .map_err(anyhow::Error::msg)?;
         let admin = config.admin_token.as_ref().map(|token| {
-            let outbox = Outbox::new(database_url, ADMIN_CONNECTIONS, clock.clone())?;
+            let outbox = Outbox::for_people(database_url, ADMIN_CONNECTIONS, clock.clone())?;
             let previewer = Arc::new(Previewer::new(config, &shops)?);
             Ok(admin::router(AdminState { outbox, previewer }, token))
         });

@@ -152,8 +152,11 @@ pub(super) struct Outcome {
     /// How many could be: what was closed or settled meanwhile, or erased, is not tried again. What there is no time to
     /// look at is taken to be possible.
     possible: usize,
-    /// How many were left for the next request, which takes on as many again: some two thousand.
+    /// How many were left for the next request, which takes on as many again: some two thousand. Whoever asks until it is
+    /// 0 stops when nothing was changed: what is left then is not possible.
     remaining: usize,
+    /// A fault of the database cut it short.
+    broke_off: bool,
     /// How long they take at the quota, behind all that is due, in seconds; null without a quota, and where nothing is
     /// tried again.
     takes_seconds: Option<f64>,
@@ -227,7 +230,7 @@ impl Selection {
         };
         let at = outbox.clock().now();
         let matched = events.len();
-        let (mut looked_at, mut possible, mut results) = (0, 0, Vec::new());
+        let (mut looked_at, mut possible, mut results, mut broke_off) = (0, 0, Vec::new(), false);
         let began = Instant::now();
         let most = if dry_run { matched } else { matched.min(MAX_ACTED_ON) };
         for batch in events[..most].chunks(BATCH) {
@@ -238,9 +241,10 @@ impl Selection {
                 if dry_run { outbox.rehearse(remedy, batch).await } else { outbox.apply(remedy, batch, by).await };
             let outcome = match outcome {
                 Ok(outcome) => outcome,
-                // What was done is told; the next request finds the fault, if it is still there.
+                // What was done is told.
                 Err(error) if looked_at > 0 && !dry_run => {
                     tracing::warn!(error = %error, done = looked_at, of = matched, "an action broke off");
+                    broke_off = true;
                     break;
                 }
                 Err(error) => return Err(error.into()),
@@ -252,7 +256,7 @@ impl Selection {
         let left = matched - looked_at;
         let (changed, possible, remaining) =
             if dry_run { (0, possible + left, matched) } else { (possible, possible, left) };
-        Ok(Json(Outcome { at, dry_run, matched, changed, possible, remaining, takes_seconds, results }))
+        Ok(Json(Outcome { at, dry_run, matched, changed, possible, remaining, broke_off, takes_seconds, results }))
     }
 
     async fn events(self, outbox: &Outbox) -> Result<Vec<EventId>, Problem> {

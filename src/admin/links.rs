@@ -78,7 +78,7 @@ pub(super) struct Outcome {
     imported: u64,
     /// Links that were there before.
     unchanged: u64,
-    /// Customers that waited because FlexPortal did not know them, and are tried at once.
+    /// Customers that FlexPortal did not know, waiting or given up, and that are tried at once.
     woken: u64,
     /// Those that cannot be taken; the others were.
     refused: Vec<Refused>,
@@ -97,7 +97,8 @@ pub(super) struct Refused {
 /// Links given in one request at most.
 const MAX_LINKS: usize = 1_000;
 
-/// Takes links; one that is there is replaced. Customers that wait because FlexPortal did not know them are tried at once.
+/// Takes links; one that is there is replaced. Customers that FlexPortal did not know, waiting or given up, are tried at
+/// once.
 #[utoipa::path(
     post, path = "/links/import", tag = "links", request_body = Import,
     responses(

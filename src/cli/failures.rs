@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::filters::{Age, customer, event, source};
-use super::show::{self, Progress, Rows, counted, plain, plain_or_none, span, table, time};
-use crate::domain::{EventId, ShopCustomerId, SourceName};
+use super::show::{self, Progress, Rows, plain, plain_or_none, span, table, time};
+use crate::domain::{EventId, ShopCustomerId, SourceName, counted};
 use crate::inspect::MAX_REASON_CHARACTERS;
 use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox, Remedy};
 

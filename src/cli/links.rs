@@ -10,9 +10,9 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use super::filters::{customer, source};
-use super::show::{self, Progress, counted, plain, table, time_or_none};
+use super::show::{self, Progress, plain, table, time_or_none};
 use crate::config::Config;
-use crate::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
+use crate::domain::{FlexportalCustomerId, ShopCustomerId, SourceName, counted};
 use crate::outbox::{DoneBy, LinkFilter, NewLink, Outbox};
 
 /// `links`
@@ -50,7 +50,7 @@ enum Command {
         /// The file; `-` reads standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Examine the file; change nothing
+        /// Examine the file and say what would be done; change nothing
         #[arg(long)]
         dry_run: bool,
         /// As JSON, for scripts
@@ -137,12 +137,15 @@ struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { dry_run, links, imported, woken } = *self;
-        if dry_run {
-            return write!(f, "{} can be taken; nothing was changed", counted(links, "link"));
-        }
         let unchanged = links.saturating_sub(imported);
-        let imported = counted(imported, "link");
-        write!(f, "{imported} taken, {unchanged} were there before; {} tried at once", counted(woken, "customer"))
+        let (imported, woken) = (counted(imported, "link"), counted(woken, "customer"));
+        if dry_run {
+            return write!(
+                f,
+                "{imported} would be taken, {unchanged} are there; {woken} would be tried at once; nothing was changed"
+            );
+        }
+        write!(f, "{imported} taken, {unchanged} were there before; {woken} tried at once")
     }
 }
 
@@ -158,12 +161,13 @@ async fn import(config: &Config, outbox: &Outbox, file: &Path, dry_run: bool) ->
     };
     let links = read_links(reader, is_known)?;
     let mut report = Report { dry_run, links: links.len() as u64, imported: 0, woken: 0 };
-    if dry_run {
-        return Ok(report);
-    }
     let progress = (links.len() > BATCH).then(|| Progress::new("links", links.len()));
     for (n, batch) in links.chunks(BATCH).enumerate() {
-        let done = outbox.import_links(batch, DoneBy::Terminal).await?;
+        let done = if dry_run {
+            outbox.rehearse_import(batch).await?
+        } else {
+            outbox.import_links(batch, DoneBy::Terminal).await?
+        };
         report.imported += done.imported;
         report.woken += done.woken;
         if let Some(progress) = &progress {

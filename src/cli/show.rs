@@ -23,7 +23,7 @@ const NO_TERMINAL: u16 = u16::MAX;
 pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbox)> {
     let config = configure(file, Needs::DATABASE)?;
     let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
-    let outbox = Outbox::new(database_url, 1, Clock::System).map_err(anyhow::Error::msg)?;
+    let outbox = Outbox::for_people(database_url, 1, Clock::System).map_err(anyhow::Error::msg)?;
     if outbox.missing_migrations().await? > 0 {
         return Err(StoreError::NotMigrated.into());
     }
@@ -181,11 +181,6 @@ pub(super) fn part(title: &str, text: &str) {
     if !text.is_empty() {
         println!("\n{title}\n{text}");
     }
-}
-
-/// `1 event`, `2 events`.
-pub(super) fn counted(number: u64, word: &str) -> String {
-    if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }
 
 /// A bar on a terminal, plain lines elsewhere.

@@ -9,7 +9,8 @@ use clap::Args;
 
 use super::asked_to_leave;
 use super::failures::table_of_groups;
-use super::show::{self, counted, span, table, time, time_or_none};
+use super::show::{self, span, table, time, time_or_none};
+use crate::domain::counted;
 use crate::outbox::{BacklogStatus, Outbox, Status as State};
 
 /// `status`
@@ -141,11 +142,11 @@ fn verdict(status: &State) -> String {
         wrong.push(format!("{silent} of {} sources silent", status.sources.len()));
     }
     if status.failures.events > 0 {
-        let number = |count: i64, word| counted(u64::try_from(count).unwrap_or(0), word);
+        let number = counted::<i64>;
         let (events, customers) = (status.failures.events, status.failures.customers);
         wrong.push(format!("{} of {}", number(events, "failed event"), number(customers, "customer")));
     }
-    let number = |count: i64, word| counted(u64::try_from(count).unwrap_or(0), word);
+    let number = counted::<i64>;
     if status.data_requests > 0 {
         wrong.push(format!("{} open", number(status.data_requests, "privacy request")));
     }

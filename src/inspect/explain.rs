@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{EventId, EventStatus, ShopCustomerId};
+use crate::domain::{EventId, EventStatus, ShopCustomerId, counted};
 use crate::outbox::{EventDetail, EventSummary, HoldReason, InspectError, MAX_AHEAD, Outbox, QueuePlace};
 
 /// An event with all that is known of it, and what that means.
@@ -124,11 +124,6 @@ pub(super) fn waiting(place: &QueuePlace) -> String {
         }
         None => ahead,
     }
-}
-
-/// `1 attempt`, `2 attempts`.
-pub(super) fn counted(number: i64, word: &str) -> String {
-    if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }
 
 /// A time as people say it, in two units at most: `3 min 20 s`.

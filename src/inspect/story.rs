@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::explain::{counted, explain, is_open, waiting};
-use crate::domain::{EventId, EventStatus, ShopCustomerId, SourceName};
+use super::explain::{explain, is_open, waiting};
+use crate::domain::{EventId, EventStatus, ShopCustomerId, SourceName, counted};
 use crate::outbox::{CustomerHistory, CustomerState, InspectError, Outbox, RequestMade};
 
 /// A customer and its story.

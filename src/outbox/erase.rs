@@ -12,7 +12,7 @@ use sqlx::types::Uuid;
 use utoipa::ToSchema;
 
 use super::{DoneBy, Outbox, StoreError, intervene, settle};
-use crate::domain::{EventId, ShopCustomerId, SourceName};
+use crate::domain::{EventId, ShopCustomerId, SourceName, counted};
 
 /// What was erased.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,9 +37,10 @@ impl Erased {
 
 impl fmt::Display for Erased {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, closed, requests, links } = self;
-        write!(f, "{events} events and {requests} requests erased; {closed} changes that waited are not sent")?;
-        if *events == 0 && *links > 0 {
+        let Self { events, closed, requests, links } = *self;
+        write!(f, "{} and {} erased; ", counted(events, "event"), counted(requests, "request"))?;
+        write!(f, "{} that waited {} not sent", counted(closed, "change"), if closed == 1 { "is" } else { "are" })?;
+        if events == 0 && links > 0 {
             write!(f, "; hashes of what was sent are gone from the link")?;
         }
         Ok(())
@@ -231,17 +232,22 @@ impl Outbox {
         let customers: Vec<_> = customers.iter().map(|customer| customer.as_str().to_owned()).collect();
         let rows = sqlx::query!(
             r#"
-            select distinct other.source as "source!: SourceName", other.shop_customer_id as "customer!: ShopCustomerId"
-            from (
-                select distinct lower(email) as email
+            with holders as materialized (       -- by the e-mail: in the order that is asked for, all would be read
+                select source, shop_customer_id
                 from deliveries
-                where source = $1
-                  and shop_customer_id = any($2)
-                  and email is not null
-            ) as own
-            join deliveries other on lower(other.email) = own.email
-            where other.shop_customer_id is not null
-              and not (other.source = $1 and other.shop_customer_id = any($2))
+                where email is not null
+                  and lower(email) = any(array(
+                      select distinct lower(email)
+                      from deliveries
+                      where source = $1
+                        and shop_customer_id = any($2)
+                        and email is not null
+                  ))
+            )
+            select distinct source as "source!: SourceName", shop_customer_id as "customer!: ShopCustomerId"
+            from holders
+            where shop_customer_id is not null
+              and not (source = $1 and shop_customer_id = any($2))
             order by 1, 2
             limit 20
             "#,

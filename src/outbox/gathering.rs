@@ -38,6 +38,8 @@ impl<T, R> Gathering<T, R> {
             answer = &mut answered => return answer.ok(),
             turn = self.turn.lock() => turn,
         };
+        // Those that were claimed, or answered, at the same moment are about to join.
+        tokio::task::yield_now().await;
         let mut group = std::mem::take(&mut *self.line());
         // Who has given up meanwhile may have called anew.
         group.retain(|(_, caller)| !caller.is_closed());

@@ -311,119 +311,154 @@ impl Outbox {
     /// once, also those that were given up as unmatched. Of several for one customer the last counts.
     ///
     /// # Errors
-    /// [`StoreError`]; then none was written.
+    /// [`StoreError`]; then none was written, or those that were given up were not set back: to do it again is safe.
     pub async fn import_links(&self, links: &[NewLink], by: DoneBy) -> Result<LinksImported, StoreError> {
-        let column = |text: fn(&NewLink) -> &str| links.iter().map(|link| text(link).to_owned()).collect::<Vec<_>>();
-        let (sources, customers) = (column(|link| link.source.as_str()), column(|link| link.customer.as_str()));
+        let given = Columns::of(links);
         let mut transaction = self.pool.begin().await?;
-        let row = sqlx::query!(
-            r#"
-            with given as materialized (
-                select distinct on (source, shop_customer_id) source, shop_customer_id, flexportal_customer_id
-                from unnest($1::text[], $2::text[], $3::text[]) with ordinality
-                    as line (source, shop_customer_id, flexportal_customer_id, position)
-                order by source, shop_customer_id, position desc
-            ),
-            locked as materialized (
-                -- the queue's rows first, and in one order, as the worker does it
-                select waiting.source
-                from waiting_customers waiting
-                join given using (source, shop_customer_id)
-                order by waiting.source, waiting.shop_customer_id
-                for update of waiting
-            ),
-            imported as (
-                insert into customer_links as known (source, shop_customer_id, flexportal_customer_id, origin)
-                select source, shop_customer_id, flexportal_customer_id, 'import'
-                from given, (select count(*) from locked) as all_locked
-                order by source, shop_customer_id
-                on conflict (source, shop_customer_id) do update
-                set flexportal_customer_id = excluded.flexportal_customer_id,
-                    origin = excluded.origin,
-                    acknowledged = (             -- what was said is said; the values are another customer's
-                        select coalesce(jsonb_object_agg(field, before.known - 'hash' - 'acked'), '{}')
-                        from jsonb_each(known.acknowledged) as before (field, known)
-                    ),
-                    last_synced_at = null,
-                    last_occurred_at = null
-                where known.flexportal_customer_id is distinct from excluded.flexportal_customer_id
-                returning source, shop_customer_id, flexportal_customer_id
-            ),
-            noted as (
-                insert into interventions (at, action, source, shop_customer_id, outcome, done_by)
-                select
-                    coalesce($4::timestamptz, clock_timestamp()), 'link', source, shop_customer_id,
-                    'is ' || flexportal_customer_id || ' at FlexPortal', $5
-                from imported
-            ),
-            woken as (
-                update waiting_customers waiting
-                set due_at = least(waiting.due_at, coalesce($4::timestamptz, clock_timestamp())),
-                    revision = waiting.revision + 1
-                from imported
-                where waiting.source = imported.source
-                  and waiting.shop_customer_id = imported.shop_customer_id
-                returning waiting.source, waiting.shop_customer_id
-            )
-            select
-                (select count(*) from imported) as "imported!",
-                (
-                    select count(*)
-                    from woken
-                    where exists (
-                        select
-                        from deliveries d
-                        join event_states s on s.event_id = d.id
-                        where d.source = woken.source
-                          and d.shop_customer_id = woken.shop_customer_id
-                          and s.status = 'unmatched'
-                          and s.finished_at is null
-                    )
-                ) as "woken!",
-                (select count(pg_notify('flexportal_sync', '')) from (select from woken limit 1) as any_due) as notified
-            "#,
-            &sources,
-            &customers,
-            &column(|link| link.flexportal_id.as_str()),
-            self.clock.for_postgres(),
-            by.as_str(),
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        intervene::done_by(&mut transaction, by).await?;
-        let set_back = set_back_given_up(&mut transaction, &sources, &customers).await?;
+        let imported = import(&mut transaction, &given, self.clock.for_postgres(), by).await?;
         transaction.commit().await?;
-        let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        Ok(LinksImported { imported: count(row.imported), woken: count(row.woken + set_back) })
+        // On its own, since it takes rows of the queue, and they come before links.
+        let mut transaction = self.pool.begin().await?;
+        intervene::done_by(&mut transaction, by).await?;
+        set_back_given_up(&mut transaction, &given).await?;
+        transaction.commit().await?;
+        Ok(imported)
+    }
+
+    /// What [`Outbox::import_links`] would come to now; changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rehearse_import(&self, links: &[NewLink]) -> Result<LinksImported, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let now = self.clock.for_postgres();
+        let imported = import(&mut transaction, &Columns::of(links), now, DoneBy::Terminal).await?;
+        transaction.rollback().await?;
+        Ok(imported)
     }
 }
 
-/// Sets back what was given up as unmatched; of how many customers.
-async fn set_back_given_up(
+/// Links as columns.
+struct Columns {
+    sources: Vec<String>,
+    customers: Vec<String>,
+    flexportal_ids: Vec<String>,
+}
+
+impl Columns {
+    fn of(links: &[NewLink]) -> Self {
+        let column = |text: fn(&NewLink) -> &str| links.iter().map(|link| text(link).to_owned()).collect();
+        Self {
+            sources: column(|link| link.source.as_str()),
+            customers: column(|link| link.customer.as_str()),
+            flexportal_ids: column(|link| link.flexportal_id.as_str()),
+        }
+    }
+}
+
+async fn import(
     connection: &mut sqlx::PgConnection,
-    sources: &[String],
-    customers: &[String],
-) -> Result<i64, StoreError> {
-    let customers = sqlx::query_scalar!(
+    given: &Columns,
+    now: Option<DateTime<Utc>>,
+    by: DoneBy,
+) -> Result<LinksImported, StoreError> {
+    let Columns { sources, customers, flexportal_ids } = given;
+    let row = sqlx::query!(
         r#"
-        select count(distinct (source, shop_customer_id)) as "customers!"
-        from (
-            select given_up.source, given_up.shop_customer_id, retry_sync(given_up.event_id) as outcome
-            from (
-                select s.source, s.shop_customer_id, s.event_id
-                from unnest($1::text[], $2::text[]) as given (source, shop_customer_id)
-                join event_states s using (source, shop_customer_id)
-                where s.status = 'unmatched'
-                  and s.finished_at is not null
-                order by s.source, s.shop_customer_id, s.event_id       -- the queue's rows in one order
-            ) as given_up
-        ) as tried
-        where outcome not like 'nothing to do%'
+        with given as materialized (
+            select distinct on (source, shop_customer_id) source, shop_customer_id, flexportal_customer_id
+            from unnest($1::text[], $2::text[], $3::text[]) with ordinality
+                as line (source, shop_customer_id, flexportal_customer_id, position)
+            order by source, shop_customer_id, position desc
+        ),
+        locked as materialized (
+            -- the queue's rows first, and in one order, as the worker does it
+            select waiting.source
+            from waiting_customers waiting
+            join given using (source, shop_customer_id)
+            order by waiting.source, waiting.shop_customer_id
+            for update of waiting
+        ),
+        imported as (
+            insert into customer_links as known (source, shop_customer_id, flexportal_customer_id, origin)
+            select source, shop_customer_id, flexportal_customer_id, 'import'
+            from given, (select count(*) from locked) as all_locked
+            order by source, shop_customer_id
+            on conflict (source, shop_customer_id) do update
+            set flexportal_customer_id = excluded.flexportal_customer_id,
+                origin = excluded.origin,
+                acknowledged = (             -- what was said is said; the values are another customer's
+                    select coalesce(jsonb_object_agg(field, before.known - 'hash' - 'acked'), '{}')
+                    from jsonb_each(known.acknowledged) as before (field, known)
+                ),
+                last_synced_at = null,
+                last_occurred_at = null
+            where known.flexportal_customer_id is distinct from excluded.flexportal_customer_id
+            returning source, shop_customer_id, flexportal_customer_id
+        ),
+        noted as (
+            insert into interventions (at, action, source, shop_customer_id, outcome, done_by)
+            select
+                coalesce($4::timestamptz, clock_timestamp()), 'link', source, shop_customer_id,
+                'is ' || flexportal_customer_id || ' at FlexPortal', $5
+            from imported
+        ),
+        woken as (
+            update waiting_customers waiting
+            set due_at = least(waiting.due_at, coalesce($4::timestamptz, clock_timestamp())),
+                revision = waiting.revision + 1
+            from imported
+            where waiting.source = imported.source
+              and waiting.shop_customer_id = imported.shop_customer_id
+            returning waiting.source, waiting.shop_customer_id
+        )
+        select
+            (select count(*) from imported) as "imported!",
+            (
+                select count(*)
+                from given
+                where exists (
+                    select
+                    from deliveries d
+                    join event_states s on s.event_id = d.id
+                    where d.source = given.source
+                      and d.shop_customer_id = given.shop_customer_id
+                      and s.status = 'unmatched'
+                      and (s.finished_at is not null or (given.source, given.shop_customer_id) in (select * from woken))
+                )
+            ) as "woken!",
+            (select count(pg_notify('flexportal_sync', '')) from (select from woken limit 1) as any_due) as notified
         "#,
         sources,
         customers,
+        flexportal_ids,
+        now,
+        by.as_str(),
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await?;
-    Ok(customers)
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    Ok(LinksImported { imported: count(row.imported), woken: count(row.woken) })
+}
+
+/// Sets back what was given up as unmatched.
+async fn set_back_given_up(connection: &mut sqlx::PgConnection, given: &Columns) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        select retry_sync(given_up.event_id)
+        from (
+            select s.event_id
+            from unnest($1::text[], $2::text[]) as given (source, shop_customer_id)
+            join event_states s using (source, shop_customer_id)
+            where s.status = 'unmatched'
+              and s.finished_at is not null
+            order by s.source, s.shop_customer_id, s.event_id       -- the queue's rows in one order
+        ) as given_up
+        "#,
+        &given.sources,
+        &given.customers,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
 }

@@ -55,19 +55,27 @@ impl Outbox {
         Ok(requests)
     }
 
-    /// Customers of a source that something personal is stored of which arrived up to an event; in order, the next few
-    /// hundred after one.
+    /// Customers of a source that something personal is stored of which arrived up to a request, and who were not erased
+    /// for it yet; in order, the next few hundred after one.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn customers_to_erase(
         &self,
         source: &SourceName,
-        up_to: EventId,
+        request: EventId,
         after: Option<&ShopCustomerId>,
     ) -> Result<Vec<ShopCustomerId>, StoreError> {
         let customers = sqlx::query_scalar!(
             r#"
+            with erased as (
+                -- what they sent since is another matter
+                select shop_customer_id
+                from interventions
+                where event_id = $2
+                  and action = 'erase'
+                  and shop_customer_id is not null
+            )
             (
                 select distinct shop_customer_id as "customer!: ShopCustomerId"
                 from deliveries
@@ -75,6 +83,7 @@ impl Outbox {
                   and id <= $2
                   and shop_customer_id > $3
                   and payload <> '{"erased": true}'
+                  and shop_customer_id not in (select * from erased)
                 order by 1
                 limit $4
             )
@@ -86,6 +95,7 @@ impl Outbox {
                 where source = $1
                   and shop_customer_id > $3
                   and jsonb_path_exists(acknowledged, '$.*.hash')
+                  and shop_customer_id not in (select * from erased)
                 order by 1
                 limit $4
             )
@@ -93,7 +103,7 @@ impl Outbox {
             limit $4
             "#,
             source.as_str(),
-            up_to.0,
+            request.0,
             after.map_or("", ShopCustomerId::as_str),
             MAX_CUSTOMERS,
         )
@@ -194,10 +204,11 @@ impl Outbox {
         // Whoever was erased for it has left a receipt, in this round or, while others were busy, in one before.
         let customers = sqlx::query!(
             r#"
-            select count(*) as "count!", min(outcome) as an_outcome
+            select count(distinct shop_customer_id) as "count!", min(outcome) as an_outcome
             from interventions
             where event_id = $1
               and action = 'erase'
+              and shop_customer_id is not null
             "#,
             request.event.0,
         )
@@ -224,20 +235,23 @@ impl Outbox {
             // Another process was quicker, and has given the receipt.
             return Ok(outcome);
         }
-        intervene::done_by(&mut transaction, DoneBy::Shop).await?;
-        sqlx::query!(
-            r#"
-            insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
-            values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
-            "#,
-            self.clock.for_postgres(),
-            request.source.as_str(),
-            request.customer.as_ref().map(ShopCustomerId::as_str),
-            request.event.0,
-            outcome,
-        )
-        .execute(&mut *transaction)
-        .await?;
+        // The customer's own receipt says it all.
+        if customers.count == 0 || request.customer.is_none() {
+            intervene::done_by(&mut transaction, DoneBy::Shop).await?;
+            sqlx::query!(
+                r#"
+                insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
+                values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
+                "#,
+                self.clock.for_postgres(),
+                request.source.as_str(),
+                request.customer.as_ref().map(ShopCustomerId::as_str),
+                request.event.0,
+                outcome,
+            )
+            .execute(&mut *transaction)
+            .await?;
+        }
         transaction.commit().await?;
         Ok(outcome)
     }

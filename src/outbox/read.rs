@@ -97,30 +97,19 @@ impl Outbox {
     }
 
     /// The same of several customers, in their order.
+    #[expect(clippy::too_many_lines, reason = "one statement, and its rows")]
     async fn known_of_all(&self, asked: &[Key]) -> Result<Vec<(Known, bool)>, StoreError> {
-        let mut known: Vec<_> = asked.iter().map(|_| (Known::default(), false)).collect();
         let (sources, customers): (Vec<_>, Vec<_>) =
             asked.iter().map(|(source, customer)| (source.as_str(), customer.as_str())).unzip();
-        self.waiting_events(&sources, &customers, &mut known).await?;
-        let given_up = self.links_of(&sources, &customers, &mut known).await?;
-        for place in given_up {
-            let (source, customer) = &asked[place];
-            known[place].0.given_up = self.given_up_events(source, customer).await?;
-        }
-        Ok(known)
-    }
-
-    async fn waiting_events(
-        &self,
-        sources: &[&str],
-        customers: &[&str],
-        known: &mut [(Known, bool)],
-    ) -> Result<(), StoreError> {
         let rows = sqlx::query!(
             r#"
-            with found as (
-                select asked.position, event.*
+            with asked as (
+                select *
                 from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
+            ),
+            found as (
+                select asked.position, event.*
+                from asked
                 cross join lateral (
                     select event_id as id, attempts, forgiven_attempts
                     from waiting_events
@@ -146,43 +135,73 @@ impl Outbox {
                 window in_order as (partition by found.position order by id)
             )
             select
-                position as "position!",
-                id as "id!: EventId",
-                topic,
-                payload as "payload!",
-                occurred_at,
-                received_at,
-                attempts as "attempts!",
-                forgiven_attempts as "forgiven_attempts!",
-                traceparent,
-                waiting as "waiting!"
-            from measured
-            where place <= $3::bigint
-              and bytes_through - octet_length(payload) < $4
-            order by position, id
+                asked.position as "position!",
+                link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
+                -- once, on the first of a customer's rows
+                case when coalesce(event.place, 1) = 1 then link.acknowledged end as "acknowledged?: Json<Acknowledged>",
+                coalesce(event.place, 1) = 1 and exists (
+                    select
+                    from event_states state
+                    where state.source = asked.source
+                      and state.shop_customer_id = asked.shop_customer_id
+                      and state.status in ('failed', 'unmatched')
+                      and state.finished_at is not null
+                ) as "has_given_up!",
+                event.id as "id?: EventId",
+                event.topic as "topic?",
+                event.payload as "payload?",
+                event.occurred_at as "occurred_at?",
+                event.received_at as "received_at?",
+                coalesce(event.attempts, 0) as "attempts!",
+                coalesce(event.forgiven_attempts, 0) as "forgiven_attempts!",
+                event.traceparent as "traceparent?",
+                coalesce(event.waiting, 0) as "waiting!"
+            from asked
+            left join customer_links link using (source, shop_customer_id)
+            left join measured event
+                on event.position = asked.position
+                and event.place <= $3::bigint
+                and event.bytes_through - octet_length(event.payload) < $4
+            order by asked.position, event.id
             "#,
-            sources as _,
-            customers as _,
+            &sources as _,
+            &customers as _,
             MAX_EVENTS,
             MAX_BYTES,
         )
         .fetch_all(&self.pool)
         .await?;
+        let mut known: Vec<_> = asked.iter().map(|_| (Known::default(), false)).collect();
+        let mut given_up = Vec::new();
         for row in rows {
-            let Some((known, has_more)) = place(row.position).and_then(|place| known.get_mut(place)) else { continue };
+            let Some(place) = place(row.position).filter(|place| *place < known.len()) else { continue };
+            let (known, has_more) = &mut known[place];
+            if let Some(acknowledged) = row.acknowledged {
+                known.link = Some(Link { flexportal_id: row.flexportal_id, acknowledged: acknowledged.0 });
+            }
+            if row.has_given_up {
+                given_up.push(place);
+            }
+            // Without an event: nothing of this customer waits.
+            let (Some(id), Some(topic), Some(payload)) = (row.id, row.topic, row.payload) else { continue };
+            let (Some(occurred_at), Some(received_at)) = (row.occurred_at, row.received_at) else { continue };
             known.waiting.push(WaitingEvent {
-                id: row.id,
-                topic: row.topic,
-                payload: row.payload,
-                occurred_at: row.occurred_at,
-                received_at: row.received_at,
+                id,
+                topic,
+                payload,
+                occurred_at,
+                received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
                 traceparent: row.traceparent,
             });
             *has_more = row.waiting > i64::try_from(known.waiting.len()).unwrap_or(0);
         }
-        Ok(())
+        for place in given_up {
+            let (source, customer) = &asked[place];
+            known[place].0.given_up = self.given_up_events(source, customer).await?;
+        }
+        Ok(known)
     }
 
     /// The waiting events of a claimed customer by their ids alone, for one that cannot be read in full.
@@ -208,47 +227,6 @@ impl Outbox {
         let most = usize::try_from(MAX_EVENTS).unwrap_or(usize::MAX);
         claimed.has_more = rows.len() > most;
         Ok(rows.into_iter().take(most).map(|row| (row.id, count(row.attempts))).collect())
-    }
-
-    /// The links of customers; gives the places of those of whom events were given up.
-    async fn links_of(
-        &self,
-        sources: &[&str],
-        customers: &[&str],
-        known: &mut [(Known, bool)],
-    ) -> Result<Vec<usize>, StoreError> {
-        let rows = sqlx::query!(
-            r#"
-            select
-                asked.position as "position!",
-                link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
-                link.acknowledged as "acknowledged?: Json<Acknowledged>",
-                exists (
-                    select
-                    from event_states state
-                    where state.source = asked.source
-                      and state.shop_customer_id = asked.shop_customer_id
-                      and state.status in ('failed', 'unmatched')
-                      and state.finished_at is not null
-                ) as "has_given_up!"
-            from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
-            left join customer_links link using (source, shop_customer_id)
-            "#,
-            sources as _,
-            customers as _,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let mut given_up = Vec::new();
-        for row in rows {
-            let Some(place) = place(row.position).filter(|place| *place < known.len()) else { continue };
-            known[place].0.link =
-                row.acknowledged.map(|known| Link { flexportal_id: row.flexportal_id, acknowledged: known.0 });
-            if row.has_given_up {
-                given_up.push(place);
-            }
-        }
-        Ok(given_up)
     }
 
     /// The newest events of a customer that were given up.

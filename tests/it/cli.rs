@@ -164,6 +164,14 @@ async fn send_signs_for_every_kind_of_shop() {
         assert_eq!(wrong.code, Some(1));
         assert!(wrong.out.starts_with("401 ") && wrong.err.contains("--secret"), "{}", wrong.err);
 
+        let mut as_json = program(&folder);
+        as_json.args(["send", "--kind", kind, "--secret", secret, "--url", &url, "--delivery-id", kind, "--json"]);
+        let as_json: serde_json::Value = serde_json::from_str(&run(as_json).await.out).expect("JSON");
+        assert_eq!((&as_json["status"], &as_json["body"]["status"]), (&200.into(), &"accepted".into()));
+        let mut without = program(&folder);
+        without.args(["send", "--kind", kind, "--secret", " ", "--url", &url]);
+        assert_eq!(run(without).await.code, Some(2), "an empty secret is a slip of the pen");
+
         let deleted = if kind == "shopify" { "customers/delete" } else { "customer.deleted" };
         let mut of_topic = program(&folder);
         of_topic.args(["send", "--kind", kind, "--secret", secret, "--url", &url, "--topic", deleted]);
@@ -182,9 +190,13 @@ async fn erase_tells_what_it_erased_and_when_there_was_nothing() {
         command.args(["erase", "--source", "shopify"]).args(arguments).env("DATABASE_URL", app.db.url.expose_secret());
         command
     };
+    let dry = run(erase(&["--email", "customer1@example.com", "--dry-run", "--json"])).await;
+    let dry: serde_json::Value = serde_json::from_str(&dry.out).expect("JSON");
+    let would = serde_json::json!({"events": 1, "closed": 0, "requests": 2, "links": 1});
+    assert_eq!((&dry[0]["dryRun"], &dry[0]["erased"]), (&true.into(), &would));
     let by_email = run(erase(&["--email", "customer1@example.com"])).await;
     assert_eq!(by_email.code, Some(0), "{}", by_email.err);
-    assert!(by_email.out.contains("customer 7120000001: 1 events and 2 requests erased"), "{}", by_email.out);
+    assert!(by_email.out.contains("customer 7120000001: 1 event and 2 requests erased"), "{}", by_email.out);
     let nobody = run(erase(&["--customer", "nobody"])).await;
     assert_eq!(nobody.code, Some(1));
     assert!(nobody.err.contains("--customer"), "the mend is named: {}", nobody.err);

@@ -245,11 +245,28 @@ impl Outbox {
         match (&filter.customer, &filter.email, filter.state) {
             (Some(customer), ..) => self.of_this_id(source, customer, after).await,
             (None, Some(email), _) => self.with_email(source, email, after, limit).await,
-            (None, None, Some(CustomerSync::Waiting)) => self.waiting(source, after, limit).await,
             (None, None, Some(state @ (CustomerSync::Failed | CustomerSync::Unmatched | CustomerSync::Discarded))) => {
                 self.with_events_of(state, source, after, limit).await
             }
-            (None, None, Some(CustomerSync::InSync) | None) => self.in_order(source, after, limit).await,
+            (None, None, state) => {
+                let all = if source.is_none() { self.source_names().await? } else { vec![] };
+                let mut sources: Vec<_> = source.into_iter().chain(all.iter().map(SourceName::as_str)).collect();
+                sources.sort_unstable();
+                let mut keys = Vec::new();
+                for source in sources.into_iter().filter(|source| *source >= after.0) {
+                    let begin = if source == after.0 { after.1 } else { "" };
+                    let room = limit - i64::try_from(keys.len()).unwrap_or(limit);
+                    if room <= 0 {
+                        break;
+                    }
+                    let customers = match state {
+                        Some(CustomerSync::Waiting) => self.waiting(source, begin, room).await?,
+                        _ => self.in_order(source, begin, room).await?,
+                    };
+                    keys.extend(customers.into_iter().map(|customer| (source.to_owned(), customer)));
+                }
+                Ok(keys)
+            }
         }
     }
 
@@ -287,10 +304,15 @@ impl Outbox {
     ) -> Result<Vec<Key>, StoreError> {
         let keys = sqlx::query!(
             r#"
+            with holders as materialized (       -- by the e-mail: in the order that is asked for, all would be read
+                select source, shop_customer_id
+                from deliveries
+                where email is not null
+                  and lower(email) = lower($1)
+            )
             select distinct source as "source!", shop_customer_id as "customer!"
-            from deliveries
-            where lower(email) = lower($1)
-              and ($2::text is null or source = $2)
+            from holders
+            where ($2::text is null or source = $2)
               and shop_customer_id is not null
               and (source, shop_customer_id) > ($3, $4::text)
             order by 1, 2
@@ -307,24 +329,32 @@ impl Outbox {
         Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
     }
 
-    async fn waiting(&self, source: Option<&str>, after: (&str, &str), limit: i64) -> Result<Vec<Key>, StoreError> {
-        let keys = sqlx::query!(
+    /// Those that wait for their turn: neither failed nor unmatched.
+    async fn waiting(&self, source: &str, after: &str, limit: i64) -> Result<Vec<String>, StoreError> {
+        let customers = sqlx::query_scalar!(
             r#"
-            select source, shop_customer_id as customer
-            from waiting_customers
-            where ($1::text is null or source = $1)
-              and (source, shop_customer_id) > ($2, $3::text)
-            order by source, shop_customer_id
-            limit $4
+            select w.shop_customer_id
+            from waiting_customers w
+            where w.source = $1
+              and w.shop_customer_id > $2
+              and not exists (
+                  select
+                  from deliveries d
+                  join event_states s on s.event_id = d.id
+                  where d.source = w.source
+                    and d.shop_customer_id = w.shop_customer_id
+                    and s.status in ('failed', 'unmatched')
+              )
+            order by w.shop_customer_id
+            limit $3
             "#,
             source,
-            after.0,
-            after.1,
+            after,
             limit,
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
+        Ok(customers)
     }
 
     /// Events of these kinds are few, and have an index of their own.
@@ -345,6 +375,15 @@ impl Outbox {
               and d.concerns = 'customer'
               and ($2::text is null or d.source = $2)
               and (d.source, d.shop_customer_id) > ($3, $4::text)
+              -- closed is a customer if its newest change is
+              and (s.status <> 'discarded' or not exists (
+                  select
+                  from deliveries newer
+                  where newer.source = d.source
+                    and newer.shop_customer_id = d.shop_customer_id
+                    and newer.concerns = 'customer'
+                    and newer.id > d.id
+              ))
             order by 1, 2
             limit $5
             "#,
@@ -360,44 +399,43 @@ impl Outbox {
     }
 
     /// From one customer to the next along the index, as far as the page goes.
-    async fn in_order(&self, source: Option<&str>, after: (&str, &str), limit: i64) -> Result<Vec<Key>, StoreError> {
-        let keys = sqlx::query!(
+    async fn in_order(&self, source: &str, after: &str, limit: i64) -> Result<Vec<String>, StoreError> {
+        let customers = sqlx::query_scalar!(
             r#"
             with recursive listed as (
                 (
-                    select source, shop_customer_id
+                    select shop_customer_id
                     from deliveries
-                    where concerns = 'customer'
-                      and ($1::text is null or source = $1)
-                      and (source, shop_customer_id) > ($2, $3::text)
-                    order by source, shop_customer_id
+                    where source = $1
+                      and concerns = 'customer'
+                      and shop_customer_id > $2
+                    order by shop_customer_id
                     limit 1
                 )
                 union all
-                select next.source, next.shop_customer_id
+                select next.shop_customer_id
                 from listed
                 cross join lateral (
-                    select source, shop_customer_id
+                    select shop_customer_id
                     from deliveries
-                    where concerns = 'customer'
-                      and ($1::text is null or source = $1)
-                      and (source, shop_customer_id) > (listed.source, listed.shop_customer_id)
-                    order by source, shop_customer_id
+                    where source = $1
+                      and concerns = 'customer'
+                      and shop_customer_id > listed.shop_customer_id
+                    order by shop_customer_id
                     limit 1
                 ) as next
             )
-            select source as "source!", shop_customer_id as "customer!"
+            select shop_customer_id as "shop_customer_id!"
             from listed
-            limit $4
+            limit $3
             "#,
             source,
-            after.0,
-            after.1,
+            after,
             limit,
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
+        Ok(customers)
     }
 
     /// All that a customer's story is told from; `None` if nothing is stored of it.

@@ -99,6 +99,8 @@ async fn the_overview_answers_is_it_in_sync_and_a_retry_is_counted_before_it_act
 
     let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
     browser.says("backlog", "6 customers wait").await;
+    browser.says("backlog-end", "At the quota, what is due is done in about").await;
+    browser.says("target-default", "of 60 requests used in the last minute").await;
     browser.says("target-default", "6 customers wait, ").await;
     browser.says("target-default", "FLEXPORTAL_API_KEY").await;
     browser.says("failure-group", "phone refused").await;
@@ -122,6 +124,34 @@ async fn the_overview_answers_is_it_in_sync_and_a_retry_is_counted_before_it_act
     assert_eq!(app.count("select count(*) from interventions where action = 'retry' and done_by = 'console'").await, 3);
     browser.click("confirm-close").await;
     browser.says("failures", "Nothing").await;
+    browser.is_content(&app).await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_source_that_fell_silent_is_told_and_a_long_story_says_that_it_has_a_beginning() {
+    let app = app().await;
+    app.deliver(generic("c-1", 0, &json!({"phone": "1"}))).await;
+    app.db
+        .execute(
+            "insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload)
+             select ('019ab000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, source, 'd' || n, topic, shop_customer_id,
+                 concerns, occurred_at, received_at, payload
+             from deliveries, generate_series(1, 200) as n",
+        )
+        .await;
+    app.db
+        .execute(
+            "insert into source_hours (source, hour, deliveries, last_at)
+             select 'shopify', hour, 30, hour + interval '59 min'
+             from generate_series(timestamptz '2026-11-10T00:00Z', '2026-11-23T05:00Z', '1 hour') as hour",
+        )
+        .await;
+    let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
+    browser.says("silence", "Shopify removes a subscription").await;
+    browser.says("source-shopify", "silent").await;
+    browser.goto(&format!("http://{}/console#/customers/generic/c-1", app.addr)).await;
+    browser.says("older-events", "newest events").await;
     browser.is_content(&app).await;
     browser.close().await;
 }

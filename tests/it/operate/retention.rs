@@ -72,3 +72,31 @@ async fn more_than_a_batch_is_removed_in_one_round() {
     assert_eq!(app.count("select count(*) from deliveries").await, 0);
     assert_eq!(app.count("select count(*) from event_states").await, 0);
 }
+
+#[tokio::test]
+async fn what_others_are_at_is_left_to_them_and_live_work_goes_on_meanwhile() {
+    let app = App::start_with(&[("RETENTION", "1d")], "").await;
+    let held = app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    assert_eq!(held.status, "synced");
+    app.sync(linked(2, 0, &json!({"phone": "1"}))).await;
+    app.advance(DAY * 2);
+    let mut other = app.db.pool.begin().await.expect("a transaction");
+    sqlx::query("select from event_states order by event_id limit 1 for update")
+        .execute(&mut *other)
+        .await
+        .expect("held");
+    let upkeep = app.upkeep();
+    crate::support::in_time("the removal", async { upkeep.round().await.expect("the database") }).await;
+    assert_eq!(
+        app.count("select count(*) from deliveries").await,
+        1,
+        "the one that is held is left for the next round"
+    );
+    // Removing takes rows of what is finished alone: with one of its transactions open, a change comes in and goes out.
+    sqlx::query("delete from deliveries").execute(&mut *other).await.expect("removed");
+    let live = crate::support::in_time("the live change", app.sync(linked(1, 2, &json!({"phone": "2"})))).await;
+    assert_eq!(live.status, "synced");
+    other.rollback().await.expect("given back");
+    app.upkeep().round().await.expect("the database");
+    assert_eq!(app.count("select count(*) from deliveries").await, 1, "the live one");
+}

@@ -260,7 +260,10 @@ async fn links_are_listed_and_imported_and_wake_who_waited_for_them() {
         .expect("written");
     let file = file.to_str().expect("a path").to_owned();
     let dry = shown(&app, &["links", "import", &file, "--dry-run"]).await;
-    assert!(dry.contains("2 links can be taken; nothing was changed"), "{dry}");
+    assert!(
+        dry.contains("2 links would be taken, 0 are there; 1 customer would be tried at once; nothing was changed"),
+        "{dry}"
+    );
     let taken = shown(&app, &["links", "import", &file]).await;
     assert!(taken.contains("2 links taken, 0 were there before; 1 customer tried at once"), "{taken}");
     // The command goes by the machine's clock, which is ahead of that of the test.
@@ -355,6 +358,10 @@ async fn a_link_that_is_given_sets_back_what_was_given_up_as_unmatched() {
     app.drain().await;
     let given_up = app.event(event).await;
     assert_eq!((given_up.status.as_str(), given_up.is_finished), ("unmatched", true));
+    // Another change of it waits: it is one customer all the same.
+    let waits = app.deliver(generic("c-1", 1, &json!({"firstName": "Ada"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.event(waits).await.status, "unmatched");
     // One that waits for something else is not counted as woken.
     app.fake.fail_next(1, Failure::status(503));
     let other = app.deliver(linked(2, 0, &json!({"phone": "1"}))).await.event_id();
@@ -371,7 +378,8 @@ async fn a_link_that_is_given_sets_back_what_was_given_up_as_unmatched() {
     // A person's functions go by the database's clock, which is ahead of that of the test.
     app.db.execute("update waiting_customers set due_at = '2026-11-23T10:00Z'").await;
     app.drain().await;
-    assert_eq!(app.event(event).await.status, "synced");
+    let events = [app.event(event).await.status, app.event(waits).await.status];
+    assert_eq!(events, ["superseded", "synced"], "both in one request");
     let traces = "select count(*) from interventions where done_by = 'api' and action in ('link', 'retry')";
     assert_eq!(app.count(traces).await, 3, "two links, and what was set back");
 }
