@@ -4,6 +4,7 @@
 //! intake   load (keep-alive connections) ─▶ serve --role intake ─▶ Postgres
 //! drain    Postgres (filled) ─▶ serve --role worker ─▶ a server that answers every PUT alike
 //! idle     one webhook ─▶ serve ─▶ one PUT, one after the other
+//! peers    the drain, and beside it those of other job queues; only if asked for, since it needs npm
 //! yardstick: pgbench, one row of the same payload and a unique key per transaction, sent by the client
 //! ```
 //!
@@ -27,6 +28,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::time::Instant;
 
 mod load;
+mod peers;
 mod server;
 mod stub;
 mod webhooks;
@@ -38,7 +40,7 @@ use stub::Stub;
 /// Measures the service against pgbench on the same Postgres.
 #[derive(Debug, Parser)]
 struct Speed {
-    /// What to measure; nothing: all of it
+    /// What to measure; nothing: all of it but the peers
     #[arg(value_enum)]
     what: Vec<What>,
     /// Tiny amounts, for CI: does it run, are the books right
@@ -58,6 +60,8 @@ enum What {
     Drain,
     /// From the webhook to its PUT, while nothing else happens
     Idle,
+    /// The drain beside that of other job queues, which `npm ci --prefix benches/peers` installs
+    Peers,
 }
 
 /// How much is done.
@@ -145,8 +149,9 @@ impl Speed {
             let bench = Bench { url, pool, scale };
             let outcome = match what {
                 What::Intake => bench.intake().await,
-                What::Drain => bench.drain().await,
+                What::Drain => bench.drain().await.map(drop),
                 What::Idle => bench.idle().await,
+                What::Peers => bench.peers().await,
             };
             bench.pool.close().await;
             drop_database(postgres.url(), &name).await?;
@@ -197,7 +202,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn drain(&self) -> anyhow::Result<()> {
+    /// Events per second.
+    async fn drain(&self) -> anyhow::Result<f64> {
         let events = self.scale.drained;
         let webhooks = webhooks::of_generic(events, DRAINED_BODY_BYTES)?;
         let payload = webhooks.first().context("no webhooks")?.body();
@@ -245,7 +251,7 @@ impl Bench<'_> {
             each(after_migrations, after_intake) + each(before_drain, after_drain),
             (after_migrations - before) / 1e3,
         );
-        Ok(())
+        Ok(rate)
     }
 
     async fn idle(&self) -> anyhow::Result<()> {

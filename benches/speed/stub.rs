@@ -41,6 +41,11 @@ impl Stub {
         self.addr
     }
 
+    /// Requests that came in so far.
+    pub(crate) fn received(&self) -> usize {
+        self.received.borrow().0
+    }
+
     /// Waits until so many requests came in all, and says when the last of them did.
     pub(crate) async fn wait_for(&self, requests: usize) -> anyhow::Result<Instant> {
         let mut received = self.received.clone();
