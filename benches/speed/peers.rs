@@ -1,6 +1,6 @@
 //! The drain beside that of other job queues: same Postgres, same events, same PUT, same run.
 //!
-//! Each peer is a script in `benches/peers` with its library from the registry. It fills a database of its own with
+//! Each peer is a program in `benches/peers` with its library from the registry. It fills a database of its own with
 //! the events, and then works them off, one PUT for each, as its documentation says is fastest. Its time runs, as
 //! ours does, from the first PUT until the last job is done in its own tables.
 
@@ -18,18 +18,34 @@ use super::{Bench, DRAINED_BODY_BYTES, IN_FLIGHT, count, webhooks};
 
 /// A peer as it is set up. Which were tried and are not the best: `benches/README.md`.
 struct Peer {
-    /// Its script, and its package.
+    /// Its package.
     name: &'static str,
+    runs: Runs,
     /// For people.
     told: &'static str,
-    /// For the script.
+    /// For the program.
     configuration: &'static str,
 }
 
+/// What its program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    /// A script of the package's name, on Node.js.
+    Script,
+    /// A package of the package's name, built by cargo; left out if it is not built.
+    Crate,
+}
+
 const PEERS: &[Peer] = &[
-    Peer { name: "graphile-worker", told: "64 jobs at once, else its defaults", configuration: "{}" },
     Peer {
         name: "graphile-worker",
+        runs: Runs::Script,
+        told: "64 jobs at once, else its defaults",
+        configuration: "{}",
+    },
+    Peer {
+        name: "graphile-worker",
+        runs: Runs::Script,
         told: "the next one, but with Node's own `fetch`",
         configuration: r#"{
             "processes": 1,
@@ -39,6 +55,7 @@ const PEERS: &[Peer] = &[
     },
     Peer {
         name: "graphile-worker",
+        runs: Runs::Script,
         told: "local queue of 500, completion batched over 5 ms",
         configuration: r#"{
             "processes": 1,
@@ -47,6 +64,7 @@ const PEERS: &[Peer] = &[
     },
     Peer {
         name: "graphile-worker",
+        runs: Runs::Script,
         told: "2 processes, local queues of 2000, completion batched over 50 ms",
         configuration: r#"{
             "processes": 2,
@@ -55,6 +73,7 @@ const PEERS: &[Peer] = &[
     },
     Peer {
         name: "pg-boss",
+        runs: Runs::Script,
         told: "4 workers, batches of 500",
         configuration: r#"{
             "processes": 1,
@@ -63,15 +82,26 @@ const PEERS: &[Peer] = &[
     },
     Peer {
         name: "pg-boss",
+        runs: Runs::Script,
         told: "2 processes with 2 workers each, batches of 500",
         configuration: r#"{
             "processes": 2,
             "work": {"batchSize": 500, "localConcurrency": 2, "burstWhenBatchFull": true, "perJobResults": true}
         }"#,
     },
+    Peer {
+        name: "graphile_worker",
+        runs: Runs::Crate,
+        told: "local queue of 2000, completion batched over 5 ms",
+        configuration: r#"{"concurrency": 64, "localQueue": 2000, "batchDelayMs": 5}"#,
+    },
 ];
 
-/// What a script prints.
+/// How [`Runs::Crate`] comes to be; its target folder is named, since a shared one would be looked for in vain.
+const BUILD_CRATE: &str = "cargo build --release --locked --manifest-path benches/peers/graphile_worker/Cargo.toml \
+                           --target-dir benches/peers/graphile_worker/target";
+
+/// What a program prints.
 #[derive(Debug, Deserialize)]
 struct Drained {
     version: String,
@@ -94,9 +124,13 @@ impl Bench<'_> {
         println!("|-----|---------|---------------|-------:|--------:|");
         println!("| flexportal-sync | {} | as it comes | {ours:.0} | 1.00 |", env!("CARGO_PKG_VERSION"));
         for peer in PEERS {
+            let Some(command) = scripts.command(peer) else {
+                println!("| {} | | not built: `{BUILD_CRATE}` | | |", peer.name);
+                continue;
+            };
             let name = fresh_database_name("flexportal_sync_peer");
             let url = create_database(&self.url, &name, None).await?;
-            let drained = self.drained_by(peer, &scripts, &url, events.path()).await;
+            let drained = self.drained_by(command, &url, events.path()).await;
             drop_database(&self.url, &name).await?;
             let drained = drained.with_context(|| format!("{} ({})", peer.name, peer.told))?;
             let rate = count(drained.puts) / drained.seconds;
@@ -108,16 +142,12 @@ impl Bench<'_> {
     /// Lets it drain, and looks at its books: that no job is left, it has looked itself.
     async fn drained_by(
         &self,
-        peer: &Peer,
-        scripts: &Scripts,
+        mut command: tokio::process::Command,
         url: &SecretString,
         events: &Path,
     ) -> anyhow::Result<Drained> {
         let stub = Stub::start().await?;
-        let mut command = tokio::process::Command::new(&scripts.node);
         let output = command
-            .arg(scripts.folder.join(peer.name).with_extension("mjs"))
-            .arg(peer.configuration)
             .env("DATABASE_URL", url.expose_secret())
             .env("TARGET", format!("http://{}", stub.addr()))
             .env("EVENTS", events)
@@ -125,11 +155,11 @@ impl Bench<'_> {
             .kill_on_drop(true)
             .output()
             .await
-            .context("node does not run")?;
+            .context("it does not run")?;
         if !output.status.success() {
             bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         }
-        let drained: Drained = serde_json::from_slice(&output.stdout).context("not what a script prints")?;
+        let drained: Drained = serde_json::from_slice(&output.stdout).context("not what it should print")?;
         let (received, expected) = (stub.received(), self.scale.drained);
         ensure!(
             (drained.jobs, drained.puts, received) == (expected, expected, expected),
@@ -176,6 +206,23 @@ impl Scripts {
             );
         }
         Ok(Self { folder, node })
+    }
+
+    /// What runs a peer, unless it is not built.
+    fn command(&self, peer: &Peer) -> Option<tokio::process::Command> {
+        let mut command = match peer.runs {
+            Runs::Script => {
+                let mut node = tokio::process::Command::new(&self.node);
+                node.arg(self.folder.join(peer.name).with_extension("mjs"));
+                node
+            }
+            Runs::Crate => {
+                let program = self.folder.join(peer.name).join("target/release/peer-graphile-worker");
+                tokio::process::Command::new(program.exists().then_some(program)?)
+            }
+        };
+        command.arg(peer.configuration);
+        Some(command)
     }
 
     /// `Node.js v26.10.0`.
