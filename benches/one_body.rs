@@ -98,12 +98,12 @@ impl World {
         }
     }
 
-    fn read(&self, delivery: &Delivery) -> ReadEvent {
+    fn read<'a>(&self, delivery: &'a Delivery) -> ReadEvent<'a> {
         let event = self.shop.read(&delivery.topic, &delivery.payload).expect("a change");
         ReadEvent { id: EventId(Uuid::max()), occurred_at: event.occurred_at.unwrap_or(self.received_at), event }
     }
 
-    fn write(&self, translated: &Translated) -> String {
+    fn write(&self, translated: &Translated<'_>) -> String {
         serde_json::to_string(&translated.for_customer(&self.id)).expect("JSON")
     }
 

@@ -4,6 +4,7 @@
 //! [`Verified`] can be parsed. Adapters know their shop's headers, topics and payload, nothing of FlexPortal's
 //! API and nothing of storage.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -142,8 +143,8 @@ impl Concerns {
 }
 
 /// What an adapter makes of a body, before it is bound to a delivery.
-enum Content {
-    Change(Box<CustomerEvent>),
+enum Content<'a> {
+    Change(CustomerEvent<'a>),
     Privacy { customer: Option<ShopCustomerId>, email: Option<String> },
     Ignored(&'static str),
 }
@@ -229,32 +230,30 @@ impl Shop {
     ///
     /// # Errors
     /// [`Rejection::Malformed`] if it cannot be read (any more).
-    pub fn read(&self, topic: &str, payload: &str) -> Result<CustomerEvent, Rejection> {
+    pub fn read<'a>(&self, topic: &str, payload: &'a str) -> Result<CustomerEvent<'a>, Rejection> {
         match self.content(topic, payload)? {
-            Content::Change(event) => Ok(*event),
+            Content::Change(event) => Ok(event),
             Content::Privacy { .. } | Content::Ignored(_) => {
                 Err(Rejection::malformed(format!("`{topic}` is not a change of a customer")))
             }
         }
     }
 
-    /// Reads a body that was not delivered, as if it had been: the topic it would have, itself as it would be stored, and
-    /// what it says.
+    /// Takes a body that was not delivered, as if it had been: the topic it would have, and itself as it would be stored.
     ///
     /// # Errors
-    /// [`Rejection::Malformed`] if it is no change of a customer.
-    pub fn read_sample(&self, topic: Option<&str>, body: &[u8]) -> Result<(String, String, CustomerEvent), Rejection> {
+    /// [`Rejection::Malformed`] if it is not JSON, or says no topic where it has to.
+    pub fn sample(&self, topic: Option<&str>, body: &[u8]) -> Result<(String, String), Rejection> {
         let json::Mended { text, warnings: _ } = json::mend(body)?;
         let topic = match (self.source.kind, topic) {
             (ShopKind::Generic, _) => generic::topic(&text)?,
             (_, Some(topic)) => topic.to_owned(),
             (kind, None) => sign::usual_topic(kind).to_owned(),
         };
-        let event = self.read(&topic, &text)?;
-        Ok((topic, text, event))
+        Ok((topic, text))
     }
 
-    fn content(&self, topic: &str, text: &str) -> Result<Content, Rejection> {
+    fn content<'a>(&self, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
         match self.source.kind {
             ShopKind::Shopify => shopify::content(&self.source, topic, text),
             ShopKind::WooCommerce => woocommerce::content(&self.source, topic, text),
@@ -302,14 +301,14 @@ fn rfc3339(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }
 
-fn full_name(first: Option<String>, last: Option<String>) -> Option<String> {
+fn full_name<'a>(first: Option<Cow<'a, str>>, last: Option<Cow<'a, str>>) -> Option<Cow<'a, str>> {
     match (first, last) {
-        (Some(first), Some(last)) => Some(format!("{first} {last}")),
+        (Some(first), Some(last)) => Some(format!("{first} {last}").into()),
         (first, last) => first.or(last),
     }
 }
 
-fn say_text(says: &mut BTreeMap<Field, Said>, field: Field, text: json::Text) {
+fn say_text<'a>(says: &mut BTreeMap<Field, Said<'a>>, field: Field, text: json::Text<'a>) {
     let said = match text {
         json::Text::Absent => return,
         json::Text::Empty => Said::Nothing,
@@ -318,7 +317,7 @@ fn say_text(says: &mut BTreeMap<Field, Said>, field: Field, text: json::Text) {
     says.insert(field, said);
 }
 
-fn say_deleted(source: &Source, event: &mut CustomerEvent) {
+fn say_deleted(source: &Source, event: &mut CustomerEvent<'_>) {
     match source.policies.on_delete {
         StatusPolicy::Inactive => {
             event.says.insert(Field::Status, Said::Value(FieldValue::Status(CustomerStatus::Inactive)));

@@ -11,7 +11,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::config::Identity;
-use crate::domain::{Acknowledged, Dice, EventId, FlexportalCustomerId, RetryPolicy, ShopCustomerId, SourceName};
+use crate::domain::{
+    Acknowledged, CustomerEvent, Dice, EventId, FlexportalCustomerId, RetryPolicy, ShopCustomerId, SourceName,
+};
 use crate::flexportal::{Api, Exchange, FlexportalError, Updated};
 use crate::outbox::{
     Attempt, ClaimedCustomer, HoldReason, Known, Link, LinkOrigin, PROBE_INTERVAL, Queue, Settlement, StoreError,
@@ -179,10 +181,10 @@ fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>, is_takeover: b
 }
 
 /// Reads events one by one: what is wrong with one of them, were it our own fault, stays with that one.
-fn read_all(
-    events: &[WaitingEvent],
-    read: impl Fn(&WaitingEvent) -> Result<crate::domain::CustomerEvent, Rejection>,
-) -> (Vec<ReadEvent>, Vec<Unreadable>) {
+fn read_all<'a>(
+    events: &'a [WaitingEvent],
+    read: impl Fn(&'a WaitingEvent) -> Result<CustomerEvent<'a>, Rejection>,
+) -> (Vec<ReadEvent<'a>>, Vec<Unreadable>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for event in events {
         match catch_unwind(AssertUnwindSafe(|| read(event))) {
@@ -196,7 +198,7 @@ fn read_all(
 }
 
 /// An id carried by the event, else the link's, else, where it is configured so, the shop's own.
-fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent], link: Option<&Link>) -> Option<Identified> {
+fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent<'_>], link: Option<&Link>) -> Option<Identified> {
     // An old event must not tie its customer to what it was before.
     let newest_settled = link.and_then(|link| link.acknowledged.newest());
     let carried = fold::newest_flexportal_id(read)
@@ -217,12 +219,12 @@ struct Steps<'a, 'r, Q: Queue, A> {
     rules: &'a Rules,
     requests: &'a mut Requests<'r, Q, A>,
     record: &'a mut Record,
-    read: &'a [ReadEvent],
+    read: &'a [ReadEvent<'a>],
     may_look_up: bool,
     /// The id that led nowhere before.
     stale: Option<&'a FlexportalCustomerId>,
     acknowledged: &'a Acknowledged,
-    translated: &'a Translated,
+    translated: &'a Translated<'a>,
     /// The event that the requests are recorded under, and which of its attempts this is.
     head: EventId,
     number: u32,
@@ -348,7 +350,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
 }
 
 /// Whether FlexPortal acknowledged every value of the body within the last day.
-fn is_acknowledged(translated: &Translated, acknowledged: &Acknowledged, now: DateTime<Utc>) -> bool {
+fn is_acknowledged(translated: &Translated<'_>, acknowledged: &Acknowledged, now: DateTime<Utc>) -> bool {
     translated.sent.iter().all(|(field, hash)| {
         acknowledged.0.get(field).is_some_and(|settled| {
             settled.hash.as_ref() == Some(hash)
@@ -383,7 +385,6 @@ fn hold_for(error: &FlexportalError) -> Option<(HoldReason, Duration)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::CustomerEvent;
 
     #[test]
     fn an_event_that_makes_reading_panic_fails_alone() {
@@ -397,7 +398,8 @@ mod tests {
             forgiven_attempts: 0,
             traceparent: None,
         };
-        let (read, unreadable) = read_all(&[event(1), event(2), event(3)], |event| {
+        let events = [event(1), event(2), event(3)];
+        let (read, unreadable) = read_all(&events, |event| {
             assert_ne!(event.payload, "2", "poison");
             Ok(CustomerEvent::of(ShopCustomerId::parse("c").expect("an id")))
         });

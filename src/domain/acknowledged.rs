@@ -1,6 +1,7 @@
 //! What FlexPortal acknowledged of a customer, field by field: times and hashes, no values.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -72,9 +73,23 @@ impl ValueHash {
     /// Of a value as it is sent.
     #[must_use]
     pub fn of(value: &impl Serialize) -> Self {
-        // Field types are strings and structs of strings: they always serialise.
-        let json = serde_json::to_vec(value).unwrap_or_default();
-        let digest = Sha256::digest(&json);
-        Self(hex::encode(&digest[..8]))
+        let mut hashing = Hashing(Sha256::new());
+        // Field types are strings and structs of strings: they always serialise, and hashing takes all.
+        let _ = serde_json::to_writer(&mut hashing, value);
+        Self(hex::encode(&hashing.0.finalize()[..8]))
+    }
+}
+
+/// What is written is hashed.
+struct Hashing(Sha256);
+
+impl io::Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -1,5 +1,8 @@
 //! What a shop said of a customer, in our words and field by field: the unit in which newer wins over older.
+//!
+//! Texts are borrowed from the payload they stand in, but for those that are written with escapes there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -73,28 +76,28 @@ pub enum CustomerStatus {
 
 /// A postal address as the shop has it; parts may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Address {
+pub struct Address<'a> {
     /// Person at the address.
-    pub contact_name: Option<String>,
+    pub contact_name: Option<Cow<'a, str>>,
     /// Company at the address.
-    pub company: Option<String>,
+    pub company: Option<Cow<'a, str>>,
     /// Street and number.
-    pub street_address: Option<String>,
+    pub street_address: Option<Cow<'a, str>>,
     /// Building, floor, suite.
-    pub building_info: Option<String>,
+    pub building_info: Option<Cow<'a, str>>,
     /// Neighbourhood, district.
-    pub locality: Option<String>,
+    pub locality: Option<Cow<'a, str>>,
     /// City.
-    pub city: Option<String>,
+    pub city: Option<Cow<'a, str>>,
     /// State or province.
-    pub admin_area: Option<String>,
+    pub admin_area: Option<Cow<'a, str>>,
     /// Postal code; many countries have none.
-    pub postal_code: Option<String>,
+    pub postal_code: Option<Cow<'a, str>>,
     /// ISO code or English name, as the shop gives it.
-    pub country: Option<String>,
+    pub country: Option<Cow<'a, str>>,
 }
 
-impl Address {
+impl Address<'_> {
     /// `None` if nothing but a name, or nothing at all, is known of it.
     #[must_use]
     pub fn unless_blank(self) -> Option<Self> {
@@ -115,29 +118,29 @@ impl Address {
 
 /// The value of one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FieldValue {
+pub enum FieldValue<'a> {
     /// Names, company, phone, e-mail: trimmed, never empty.
-    Text(String),
+    Text(Cow<'a, str>),
     /// Individual or business.
     CustomerType(CustomerType),
     /// Active or inactive.
     Status(CustomerStatus),
     /// An address, perhaps incomplete.
-    Address(Box<Address>),
+    Address(Box<Address<'a>>),
 }
 
 /// What an event says of a field it speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum Said<'a> {
     /// This value.
-    Value(FieldValue),
+    Value(FieldValue<'a>),
     /// That there is none: sent nowhere, but an older value no longer counts.
     Nothing,
 }
 
 /// One change of one customer, as parsed from a delivery.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CustomerEvent {
+pub struct CustomerEvent<'a> {
     /// Whose change it is.
     pub customer: ShopCustomerId,
     /// FlexPortal's id, where the event carries it.
@@ -145,12 +148,12 @@ pub struct CustomerEvent {
     /// When the shop says it happened; `None` where it does not say.
     pub occurred_at: Option<DateTime<Utc>>,
     /// The fields this event speaks for; a field that is absent is left as it is.
-    pub says: BTreeMap<Field, Said>,
+    pub says: BTreeMap<Field, Said<'a>>,
     /// What of the payload could not be used, for people. Never holds values.
     pub warnings: Vec<String>,
 }
 
-impl CustomerEvent {
+impl CustomerEvent<'_> {
     /// An event that says nothing yet.
     #[must_use]
     pub fn of(customer: ShopCustomerId) -> Self {

@@ -11,7 +11,7 @@ pub trait Api: Send + Sync + 'static {
     fn longest_under_way(&self) -> Duration;
     fn update_customer(
         &self,
-        update: &UpdateCustomer,
+        update: &UpdateCustomer<'_>,
         body: String,
         key: &str,
     ) -> impl Future<Output = Exchange<Updated>> + Send;
@@ -23,7 +23,7 @@ impl Api for Client {
         Self::longest_under_way(self)
     }
 
-    async fn update_customer(&self, update: &UpdateCustomer, body: String, key: &str) -> Exchange<Updated> {
+    async fn update_customer(&self, update: &UpdateCustomer<'_>, body: String, key: &str) -> Exchange<Updated> {
         Self::update_customer(self, update, body, key).await
     }
 

@@ -163,7 +163,7 @@ impl Client {
     ///
     /// Sent once; retrying is the caller's business. `key` goes out as `Idempotency-Key` and must be the same
     /// on every attempt of the same change; FlexPortal documents no such header and may ignore it.
-    pub async fn update_customer(&self, update: &UpdateCustomer, body: String, key: &str) -> Exchange<Updated> {
+    pub async fn update_customer(&self, update: &UpdateCustomer<'_>, body: String, key: &str) -> Exchange<Updated> {
         let mut url = self.customers.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.push(update.customer_id.as_str());

@@ -1,5 +1,7 @@
 //! The documented body of `PUT /v1/customers/{customerId}` and nothing else.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::domain::{CustomerType, FlexportalCustomerId};
@@ -7,33 +9,33 @@ use crate::domain::{CustomerType, FlexportalCustomerId};
 /// FlexPortal `PUT /v1/customers/{customerId}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct UpdateCustomer {
+pub struct UpdateCustomer<'a> {
     /// Required in the body too, equal to the path's.
-    pub customer_id: FlexportalCustomerId,
+    pub customer_id: &'a FlexportalCustomerId,
     /// What is to change.
     #[serde(flatten)]
-    pub change: CustomerChange,
+    pub change: &'a CustomerChange<'a>,
 }
 
 /// What an update changes: fields that are absent stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct CustomerChange {
+pub struct CustomerChange<'a> {
     /// At least one character.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_name: Option<String>,
+    pub first_name: Option<&'a str>,
     /// At least one character.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_name: Option<String>,
+    pub last_name: Option<&'a str>,
     /// Not in the schema, but in the page's prose: sent only by configuration (`FLEXPORTAL_SEND_EMAIL`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub email: Option<String>,
+    pub email: Option<&'a str>,
     /// Company.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub company: Option<String>,
+    pub company: Option<&'a str>,
     /// Phone number in any form.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub phone: Option<String>,
+    pub phone: Option<&'a str>,
     /// Individual or business.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub customer_type: Option<CustomerType>,
@@ -42,10 +44,10 @@ pub struct CustomerChange {
     pub status: Option<Status>,
     /// Where invoices go.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub billing_address: Option<AddressInput>,
+    pub billing_address: Option<AddressInput<'a>>,
     /// Where goods go.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub shipping_address: Option<AddressInput>,
+    pub shipping_address: Option<AddressInput<'a>>,
 }
 
 /// FlexPortal `status`.
@@ -61,28 +63,28 @@ pub enum Status {
 /// FlexPortal `Address`, always whole: whether it replaces or merges is not documented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AddressInput {
+pub struct AddressInput<'a> {
     /// Person at the address.
-    pub contact_name: String,
+    pub contact_name: Cow<'a, str>,
     /// Street and number.
-    pub street_address: String,
+    pub street_address: &'a str,
     /// City.
-    pub city: String,
+    pub city: &'a str,
     /// English name, or ISO code by configuration.
-    pub country: String,
+    pub country: Cow<'a, str>,
     /// Company at the address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub company: Option<String>,
+    pub company: Option<&'a str>,
     /// Building, floor, suite.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub building_info: Option<String>,
+    pub building_info: Option<&'a str>,
     /// Neighbourhood, district.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub locality: Option<String>,
+    pub locality: Option<&'a str>,
     /// State, province.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_area: Option<String>,
+    pub admin_area: Option<&'a str>,
     /// Postal code.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub postal_code: Option<String>,
+    pub postal_code: Option<&'a str>,
 }

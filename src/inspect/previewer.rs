@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Config, CountryFormat};
-use crate::domain::{EventId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{CustomerEvent, EventId, ShopCustomerId, SourceName, TargetName};
 use crate::outbox::{Outbox, StoreError, WaitingEvent};
 use crate::shops::{self, Rejection, Shop};
 use crate::sync::preview::{Background, Preview, not_stored, preview};
@@ -68,9 +68,11 @@ impl Previewer {
         topic: Option<&str>,
         body: &[u8],
     ) -> Result<Preview, PreviewError> {
-        let (topic, payload, event) = self.shop(source)?.read_sample(topic, body)?;
-        let change = not_stored(topic, payload, event.occurred_at, outbox.clock().now());
-        self.of_change(outbox, source, &event.customer, &change).await
+        let shop = self.shop(source)?;
+        let (topic, payload) = shop.sample(topic, body)?;
+        let CustomerEvent { customer, occurred_at, .. } = shop.read(&topic, &payload)?;
+        let change = not_stored(topic, payload, occurred_at, outbox.clock().now());
+        self.of_change(outbox, source, &customer, &change).await
     }
 
     fn shop(&self, source: &SourceName) -> Result<&Arc<Shop>, PreviewError> {

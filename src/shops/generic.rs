@@ -1,6 +1,8 @@
 //! The generic source: signed as Standard Webhooks 1.0.0 says, with a body of our own (README, "Connect
 //! anything else"). An event speaks for the fields it carries; an explicit null withdraws.
 
+use std::borrow::Cow;
+
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 
@@ -34,12 +36,12 @@ pub(super) fn verify<'a>(
 }
 
 pub(super) fn topic(text: &str) -> Result<String, Rejection> {
-    Object::parse(text)?.text("type", &mut Vec::new()).value().ok_or_else(|| {
+    Object::parse(text)?.text("type", &mut Vec::new()).value().map(Cow::into_owned).ok_or_else(|| {
         Rejection::malformed("`type` is missing: send customer.created, customer.updated or customer.deleted")
     })
 }
 
-pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Content, Rejection> {
+pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
         return Ok(Content::Ignored("type is not synced"));
     }
@@ -98,10 +100,10 @@ pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Conten
     if topic == "customer.deleted" {
         super::say_deleted(source, &mut event);
     }
-    Ok(Content::Change(Box::new(event)))
+    Ok(Content::Change(event))
 }
 
-fn choice(word: &str) -> Option<(Field, FieldValue)> {
+fn choice(word: &str) -> Option<(Field, FieldValue<'static>)> {
     Some(match word {
         "individual" => (Field::CustomerType, FieldValue::CustomerType(CustomerType::Individual)),
         "business" => (Field::CustomerType, FieldValue::CustomerType(CustomerType::Business)),
@@ -111,7 +113,7 @@ fn choice(word: &str) -> Option<(Field, FieldValue)> {
     })
 }
 
-fn address(given: &Object<'_>, warnings: &mut Vec<String>) -> Option<Address> {
+fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address<'a>> {
     let mut part = |key: &str| given.text(key, warnings).value();
     Address {
         contact_name: part("contactName"),

@@ -71,31 +71,40 @@ struct Mending<'a> {
 impl Mending<'_> {
     fn run(&mut self) -> Result<(), Rejection> {
         let bytes = self.text.as_bytes();
-        let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
+        let (mut at, mut depth) = (0, 0_usize);
         while at < bytes.len() {
-            match bytes[at] {
-                b'"' => in_string = !in_string,
-                b'\\' => {
-                    at = self.escape(at);
-                    continue;
-                }
-                _ if in_string => {}
+            at = match bytes[at] {
+                b'"' => self.string(at),
+                b'-' | b'0'..=b'9' => self.number(at),
                 b'{' | b'[' => {
                     depth += 1;
                     if depth > MAX_DEPTH {
                         return Err(Rejection::malformed(format!("the body is nested deeper than {MAX_DEPTH} levels")));
                     }
+                    at + 1
                 }
-                b'}' | b']' => depth = depth.saturating_sub(1),
-                b'-' | b'0'..=b'9' => {
-                    at = self.number(at);
-                    continue;
+                b'}' | b']' => {
+                    depth = depth.saturating_sub(1);
+                    at + 1
                 }
-                _ => {}
-            }
-            at += 1;
+                _ => at + 1,
+            };
         }
         Ok(())
+    }
+
+    /// Passes a string at `at`; returns where to go on.
+    fn string(&mut self, at: usize) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut at = at + 1;
+        while let Some(byte) = bytes.get(at) {
+            at = match byte {
+                b'"' => return at + 1,
+                b'\\' => self.escape(at),
+                _ => at + 1,
+            };
+        }
+        at
     }
 
     /// Passes an escape at `at`; returns where to go on.
@@ -120,8 +129,8 @@ impl Mending<'_> {
 
     /// Passes a number at `at`; returns where to go on.
     fn number(&mut self, at: usize) -> usize {
-        let length = self.text[at..].find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'));
-        let end = length.map_or(self.text.len(), |length| at + length);
+        let is_of_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+        let end = at + self.text.as_bytes()[at..].iter().take_while(|byte| is_of_number(byte)).count();
         let number = &self.text[at..end];
         let exponent = number.split(['e', 'E']).nth(1).map_or("0", |e| e.trim_start_matches(['+', '-']));
         if number.len() > MAX_NUMBER_LENGTH || exponent.parse::<u32>().map_or(true, |e| e > MAX_EXPONENT) {
@@ -150,19 +159,19 @@ pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 /// What an object says under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Text {
+pub enum Text<'a> {
     /// There is no such key, or its value is no text.
     Absent,
     /// Null, empty or white space.
     Empty,
     /// Trimmed.
-    Value(String),
+    Value(Cow<'a, str>),
 }
 
-impl Text {
+impl<'a> Text<'a> {
     /// The value, if there is one.
     #[must_use]
-    pub fn value(self) -> Option<String> {
+    pub fn value(self) -> Option<Cow<'a, str>> {
         match self {
             Self::Value(text) => Some(text),
             Self::Absent | Self::Empty => None,
@@ -189,22 +198,22 @@ impl<'a> Object<'a> {
     }
 
     /// The text under a key; a number counts as its digits, other kinds of JSON are noted and left out.
-    pub fn text(&self, key: &str, warnings: &mut Vec<String>) -> Text {
+    pub fn text(&self, key: &str, warnings: &mut Vec<String>) -> Text<'a> {
         let Some(raw) = self.raw(key) else { return Text::Absent };
         let text = match raw.get().as_bytes().first() {
-            Some(b'"') => serde_json::from_str::<String>(raw.get()).unwrap_or_default(),
-            Some(b'-' | b'0'..=b'9') => raw.get().to_owned(),
+            Some(b'"') => string(raw).unwrap_or_default(),
+            Some(b'-' | b'0'..=b'9') => Cow::Borrowed(raw.get()),
             Some(b'n') => return Text::Empty,
             _ => {
                 warnings.push(format!("`{key}` is not a text and was left out"));
                 return Text::Absent;
             }
         };
-        match text.trim() {
-            "" => Text::Empty,
-            trimmed if trimmed.len() == text.len() => Text::Value(text),
-            trimmed => Text::Value(trimmed.to_owned()),
-        }
+        let trimmed = match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+            Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+        };
+        if trimmed.is_empty() { Text::Empty } else { Text::Value(trimmed) }
     }
 
     /// The object under a key; `Some(None)` for null.
@@ -230,10 +239,10 @@ impl<'a> Object<'a> {
     /// [`Rejection::Malformed`] if it is missing or cannot be an id.
     pub fn customer_id(&self, key: &str) -> Result<ShopCustomerId, Rejection> {
         let unusable = |why: &str| Rejection::malformed(format!("the customer's `{key}` {why}"));
-        let raw = self.raw(key).map_or("null", RawValue::get);
-        let text = match raw.as_bytes().first() {
-            Some(b'"') => serde_json::from_str::<String>(raw).map_err(|_| unusable("cannot be read"))?,
-            Some(b'-' | b'0'..=b'9') if !raw.contains(['.', 'e', 'E']) => raw.to_owned(),
+        let raw = self.raw(key).unwrap_or(RawValue::NULL);
+        let text = match raw.get().as_bytes().first() {
+            Some(b'"') => string(raw).map_err(|_| unusable("cannot be read"))?,
+            Some(b'-' | b'0'..=b'9') if !raw.get().contains(['.', 'e', 'E']) => Cow::Borrowed(raw.get()),
             Some(b'n') => return Err(unusable("is missing")),
             _ => return Err(unusable("is neither a text nor an integer")),
         };
@@ -265,7 +274,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::with_capacity(20);
-                while let Some((Key(key), value)) = map.next_entry()? {
+                while let Some((Str(key), value)) = map.next_entry()? {
                     entries.push((key, value));
                 }
                 Ok(entries)
@@ -275,29 +284,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     }
 }
 
-/// A key, borrowed where it holds no escapes.
-struct Key<'a>(Cow<'a, str>);
+/// A string, borrowed where it holds no escapes.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Str<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl<'de> Visitor<'de> for Name {
-            type Value = Cow<'de, str>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(name))
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(name.to_owned()))
-            }
-        }
-        deserializer.deserialize_str(Name).map(Key)
-    }
+fn string(raw: &RawValue) -> serde_json::Result<Cow<'_, str>> {
+    serde_json::from_str(raw.get()).map(|Str(text)| text)
 }
 
 #[cfg(test)]

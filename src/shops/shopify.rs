@@ -4,6 +4,7 @@
 //! every field it holds, also the empty ones; a field that the subscription's `include_fields` cut away is not
 //! spoken for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
@@ -32,7 +33,7 @@ pub(super) fn triggered_at(headers: &HeaderMap) -> Option<DateTime<Utc>> {
     headers::one(headers, "x-shopify-triggered-at").and_then(super::rfc3339)
 }
 
-pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Content, Rejection> {
+pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
     let status = match topic {
         "customers/create" | "customers/update" => None,
         "customers/enable" => Some(CustomerStatus::Reinstated),
@@ -57,10 +58,10 @@ pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Conten
     {
         event.says.insert(Field::Status, Said::Value(FieldValue::Status(status)));
     }
-    Ok(Content::Change(Box::new(event)))
+    Ok(Content::Change(event))
 }
 
-fn speak(source: &Source, body: &Object<'_>, says: &mut BTreeMap<Field, Said>, warnings: &mut Vec<String>) {
+fn speak<'a>(source: &Source, body: &Object<'a>, says: &mut BTreeMap<Field, Said<'a>>, warnings: &mut Vec<String>) {
     let mut say = |field, text| super::say_text(says, field, text);
     say(Field::FirstName, body.text("first_name", warnings));
     say(Field::LastName, body.text("last_name", warnings));
@@ -103,7 +104,7 @@ fn speak(source: &Source, body: &Object<'_>, says: &mut BTreeMap<Field, Said>, w
     }
 }
 
-fn address(given: &Object<'_>, warnings: &mut Vec<String>) -> Option<Address> {
+fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address<'a>> {
     let mut part = |key: &str| given.text(key, warnings).value();
     Address {
         contact_name: part("name").or_else(|| super::full_name(part("first_name"), part("last_name"))),
@@ -128,25 +129,25 @@ fn check_whole_customer(topic: &str, body: &Object<'_>, warnings: &mut Vec<Strin
     }
     // `state` says little: Shopify's own samples are `disabled` under every topic, and so is every guest. Only an
     // account that is in use cannot have been disabled.
-    let state = body.text("state", warnings).value().map(|state| state.to_ascii_lowercase());
-    if topic == "customers/disable" && state.as_deref() == Some("enabled") {
+    let state = body.text("state", warnings).value();
+    if topic == "customers/disable" && state.is_some_and(|state| state.eq_ignore_ascii_case("enabled")) {
         return Err(does_not_fit(topic));
     }
     Ok(())
 }
 
 /// `customers/delete` holds an id and nothing of the customer.
-fn deleted(source: &Source, body: &Object<'_>) -> Result<Content, Rejection> {
+fn deleted<'a>(source: &Source, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     let mut event = CustomerEvent::of(body.customer_id("id")?);
     if ["first_name", "last_name", "email", "updated_at", "default_address"].iter().any(|key| body.has(key)) {
         return Err(does_not_fit("customers/delete"));
     }
     super::say_deleted(source, &mut event);
-    Ok(Content::Change(Box::new(event)))
+    Ok(Content::Change(event))
 }
 
 /// `shopify.dev/docs/apps/build/compliance/privacy-law-compliance`.
-fn privacy(topic: &str, body: &Object<'_>) -> Result<Content, Rejection> {
+fn privacy<'a>(topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     if !body.has("shop_domain") && !body.has("shop_id") {
         return Err(does_not_fit(topic));
     }
@@ -162,7 +163,7 @@ fn privacy(topic: &str, body: &Object<'_>) -> Result<Content, Rejection> {
     }
     let Some(customer) = customer else { return Ok(Content::Privacy { customer: None, email: None }) };
     // The customer may lack an id and have an e-mail only.
-    let email = customer.text("email", &mut Vec::new()).value();
+    let email = customer.text("email", &mut Vec::new()).value().map(Cow::into_owned);
     Ok(Content::Privacy { customer: customer.customer_id("id").ok(), email })
 }
 

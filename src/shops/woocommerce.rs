@@ -32,7 +32,7 @@ pub(super) fn topic(headers: &HeaderMap) -> Result<String, Rejection> {
     headers::required(headers, "x-wc-webhook-topic").map(str::to_ascii_lowercase)
 }
 
-pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Content, Rejection> {
+pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
     let body = Object::parse(text)?;
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
         return Ok(Content::Ignored("topic is not synced"));
@@ -47,7 +47,7 @@ pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Conten
     }
     if topic == "customer.deleted" {
         super::say_deleted(source, &mut event);
-        return Ok(Content::Change(Box::new(event)));
+        return Ok(Content::Change(event));
     }
     let warnings = &mut event.warnings;
     // `profile_update` fires for every WordPress user: editors and admins are no customers.
@@ -96,10 +96,10 @@ pub(super) fn content(source: &Source, topic: &str, text: &str) -> Result<Conten
             event.says.insert(field, said);
         }
     }
-    Ok(Content::Change(Box::new(event)))
+    Ok(Content::Change(event))
 }
 
-fn address(given: &Object<'_>, warnings: &mut Vec<String>) -> Option<Address> {
+fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address<'a>> {
     let mut part = |key: &str| given.text(key, warnings).value();
     Address {
         contact_name: super::full_name(part("first_name"), part("last_name")),
@@ -118,6 +118,6 @@ fn address(given: &Object<'_>, warnings: &mut Vec<String>) -> Option<Address> {
 /// A value of `meta_data`: a list of `{id, key, value}` where plug-ins keep what they like.
 fn meta(body: &Object<'_>, key: &str, warnings: &mut Vec<String>) -> Option<FlexportalCustomerId> {
     let entries = body.list("meta_data")?;
-    let entry = entries.iter().rev().find(|entry| entry.text("key", &mut Vec::new()) == Text::Value(key.to_owned()))?;
+    let entry = entries.iter().rev().find(|entry| entry.text("key", &mut Vec::new()) == Text::Value(key.into()))?;
     entry.flexportal_id("value", warnings)
 }

@@ -17,31 +17,31 @@ pub type Moment = (DateTime<Utc>, EventId);
 
 /// A waiting event, read.
 #[derive(Debug, Clone)]
-pub struct ReadEvent {
+pub struct ReadEvent<'a> {
     /// Its id.
     pub id: EventId,
     /// Shop's time of the change.
     pub occurred_at: DateTime<Utc>,
     /// What it says.
-    pub event: CustomerEvent,
+    pub event: CustomerEvent<'a>,
 }
 
 /// The newest word on a field.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Spoken {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spoken<'a> {
     /// What was said.
-    pub said: Said,
+    pub said: &'a Said<'a>,
     /// When, and by which event.
     pub moment: Moment,
 }
 
 /// What is to be said now.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Folded {
+pub struct Folded<'a> {
     /// The newest event that still has something to say; `None` if none has.
     pub head: Option<EventId>,
     /// For each field, its newest word.
-    pub fields: BTreeMap<Field, Spoken>,
+    pub fields: BTreeMap<Field, Spoken<'a>>,
     /// Older events that have a word in it: they share the head's fate until it is synced.
     pub contributors: Vec<EventId>,
     /// Events of which nothing is left, and the newer one that spoke for them.
@@ -52,16 +52,16 @@ pub struct Folded {
 
 /// Folds the waiting events of one customer.
 #[must_use]
-pub fn fold(events: &[ReadEvent], acknowledged: &Acknowledged) -> Folded {
+pub fn fold<'a>(events: &'a [ReadEvent<'a>], acknowledged: &Acknowledged) -> Folded<'a> {
     let mut ordered: Vec<_> = events.iter().collect();
     ordered.sort_by_key(|event| (event.occurred_at, event.id));
 
-    let mut fields: BTreeMap<Field, Spoken> = BTreeMap::new();
+    let mut fields: BTreeMap<Field, Spoken<'a>> = BTreeMap::new();
     let mut once_deactivated = false;
     for event in &ordered {
         for (field, said) in &event.event.says {
             once_deactivated |= *said == Said::Value(FieldValue::Status(CustomerStatus::Inactive));
-            fields.insert(*field, Spoken { said: said.clone(), moment: (event.occurred_at, event.id) });
+            fields.insert(*field, Spoken { said, moment: (event.occurred_at, event.id) });
         }
     }
     // The same moment is the same event's own word, sent before and not acknowledged.
@@ -72,7 +72,7 @@ pub fn fold(events: &[ReadEvent], acknowledged: &Acknowledged) -> Folded {
         reinstate(status, acknowledged, once_deactivated);
     }
 
-    let speaks = |event: &ReadEvent| fields.values().any(|spoken| spoken.moment.1 == event.id);
+    let speaks = |event: &ReadEvent<'_>| fields.values().any(|spoken| spoken.moment.1 == event.id);
     let head = ordered.iter().rev().find(|event| speaks(event)).map(|event| event.id);
     let mut folded = Folded { head, fields: BTreeMap::new(), contributors: vec![], superseded: vec![], silent: vec![] };
     for event in ordered {
@@ -89,8 +89,8 @@ pub fn fold(events: &[ReadEvent], acknowledged: &Acknowledged) -> Folded {
 }
 
 /// A deactivation that the shop took back becomes `active` only if it was ours to take back.
-fn reinstate(status: &mut Spoken, acknowledged: &Acknowledged, once_deactivated: bool) {
-    if status.said != Said::Value(FieldValue::Status(CustomerStatus::Reinstated)) {
+fn reinstate(status: &mut Spoken<'_>, acknowledged: &Acknowledged, once_deactivated: bool) {
+    if *status.said != Said::Value(FieldValue::Status(CustomerStatus::Reinstated)) {
         return;
     }
     // Before there was a flag, the value alone told.
@@ -100,14 +100,18 @@ fn reinstate(status: &mut Spoken, acknowledged: &Acknowledged, once_deactivated:
             .get(&Field::Status)
             .is_some_and(|settled| settled.hash.as_ref() == Some(&ValueHash::of(&Status::Inactive)));
     status.said = if we_deactivated || once_deactivated {
-        Said::Value(FieldValue::Status(CustomerStatus::Active))
+        &Said::Value(FieldValue::Status(CustomerStatus::Active))
     } else {
-        Said::Nothing
+        &Said::Nothing
     };
 }
 
 /// The newest event that spoke for a field of `event` instead of it.
-fn successor(event: &ReadEvent, fields: &BTreeMap<Field, Spoken>, acknowledged: &Acknowledged) -> Option<EventId> {
+fn successor(
+    event: &ReadEvent<'_>,
+    fields: &BTreeMap<Field, Spoken<'_>>,
+    acknowledged: &Acknowledged,
+) -> Option<EventId> {
     let newest = event.event.says.keys().filter_map(|field| {
         let waiting = fields.get(field).map(|spoken| spoken.moment);
         let settled = acknowledged.0.get(field).map(|settled| (settled.at, settled.event));
@@ -119,8 +123,12 @@ fn successor(event: &ReadEvent, fields: &BTreeMap<Field, Spoken>, acknowledged: 
 /// Events that were given up and have nothing left to say: for every word of theirs something newer was said, by an event that
 /// waits or one that was settled. With each the newest of those that spoke instead.
 #[must_use]
-pub fn overtaken(given_up: &[ReadEvent], folded: &Folded, acknowledged: &Acknowledged) -> Vec<(EventId, EventId)> {
-    let is_old = |event: &ReadEvent, field: &Field| {
+pub fn overtaken(
+    given_up: &[ReadEvent<'_>],
+    folded: &Folded<'_>,
+    acknowledged: &Acknowledged,
+) -> Vec<(EventId, EventId)> {
+    let is_old = |event: &ReadEvent<'_>, field: &Field| {
         let moment = (event.occurred_at, event.id);
         folded.fields.get(field).is_some_and(|spoken| spoken.moment > moment)
             || acknowledged.0.get(field).is_some_and(|settled| (settled.at, settled.event) > moment)
@@ -134,14 +142,14 @@ pub fn overtaken(given_up: &[ReadEvent], folded: &Folded, acknowledged: &Acknowl
 
 /// The e-mail to look the customer up by: the newest that a waiting event gives.
 #[must_use]
-pub fn newest_email(events: &[ReadEvent]) -> Option<&str> {
+pub fn newest_email<'a>(events: &'a [ReadEvent<'_>]) -> Option<&'a str> {
     let with_email = events.iter().filter_map(|event| Some((event.occurred_at, event.id, event.event.email()?)));
     with_email.max().map(|(_, _, email)| email)
 }
 
 /// FlexPortal's id as the newest waiting event that carries one gives it, and when it was said.
 #[must_use]
-pub fn newest_flexportal_id(events: &[ReadEvent]) -> Option<(Moment, &FlexportalCustomerId)> {
+pub fn newest_flexportal_id<'a>(events: &'a [ReadEvent<'_>]) -> Option<(Moment, &'a FlexportalCustomerId)> {
     let with_id =
         events.iter().filter_map(|event| Some(((event.occurred_at, event.id), event.event.flexportal_id.as_ref()?)));
     with_id.max()
@@ -162,10 +170,10 @@ mod tests {
         EventId(Uuid::from_u128(n))
     }
 
-    fn event(n: u128, at: i64, says: &[(Field, Option<&str>)]) -> ReadEvent {
+    fn event<'a>(n: u128, at: i64, says: &[(Field, Option<&'a str>)]) -> ReadEvent<'a> {
         let mut event = CustomerEvent::of(ShopCustomerId::parse("1").expect("an id"));
         for (field, value) in says {
-            let said = value.map_or(Said::Nothing, |value| Said::Value(FieldValue::Text(value.to_owned())));
+            let said = value.map_or(Said::Nothing, |value| Said::Value(FieldValue::Text(value.into())));
             event.says.insert(*field, said);
         }
         ReadEvent { id: id(n), occurred_at: time(at), event }
@@ -176,8 +184,8 @@ mod tests {
         Acknowledged(BTreeMap::from([(field, settled)]))
     }
 
-    fn said(folded: &Folded, field: Field) -> Option<&str> {
-        match &folded.fields.get(&field)?.said {
+    fn said<'a>(folded: &Folded<'a>, field: Field) -> Option<&'a str> {
+        match folded.fields.get(&field)?.said {
             Said::Value(FieldValue::Text(text)) => Some(text),
             _ => None,
         }
@@ -210,7 +218,7 @@ mod tests {
     fn an_empty_field_of_a_newer_snapshot_hides_the_older_value() {
         let events = [event(1, 1, &[(PHONE, Some("p"))]), event(2, 2, &[(PHONE, None)])];
         let folded = fold(&events, &Acknowledged::default());
-        assert_eq!(folded.fields[&PHONE].said, Said::Nothing);
+        assert_eq!(*folded.fields[&PHONE].said, Said::Nothing);
         assert_eq!(folded.superseded, [(id(1), id(2))]);
     }
 
@@ -221,14 +229,15 @@ mod tests {
         assert_eq!((said(&folded, PHONE), said(&folded, COMPANY)), (None, Some("c")));
         assert_eq!(folded.head, Some(id(7)));
 
-        let nothing_left = fold(&[event(7, 1, &[(PHONE, Some("old"))])], &acknowledged(PHONE, 3, 5));
+        let late = [event(7, 1, &[(PHONE, Some("old"))])];
+        let nothing_left = fold(&late, &acknowledged(PHONE, 3, 5));
         assert_eq!((nothing_left.head, nothing_left.superseded), (None, vec![(id(7), id(3))]));
     }
 
     #[test]
     fn a_failed_event_is_overtaken_once_all_its_words_are() {
         let failed = [event(1, 1, &[(PHONE, Some("bad")), (COMPANY, Some("c"))])];
-        let of = |waiting: &[ReadEvent], known: &Acknowledged| overtaken(&failed, &fold(waiting, known), known);
+        let of = |waiting: &[ReadEvent<'_>], known: &Acknowledged| overtaken(&failed, &fold(waiting, known), known);
         let none = Acknowledged::default();
         assert_eq!(of(&[event(2, 2, &[(PHONE, Some("good"))])], &none), []);
         assert_eq!(of(&[event(2, 2, &[(PHONE, Some("good")), (COMPANY, None)])], &none), [(id(1), id(2))]);
@@ -239,7 +248,8 @@ mod tests {
 
     #[test]
     fn an_event_that_says_nothing_is_silent() {
-        let folded = fold(&[event(1, 1, &[])], &Acknowledged::default());
+        let events = [event(1, 1, &[])];
+        let folded = fold(&events, &Acknowledged::default());
         assert_eq!((folded.head, folded.silent), (None, vec![id(1)]));
     }
 
@@ -250,11 +260,15 @@ mod tests {
             event.event.says.insert(Field::Status, Said::Value(FieldValue::Status(status)));
             event
         };
-        let active = Said::Value(FieldValue::Status(CustomerStatus::Active));
         let enabled = || status(2, 2, CustomerStatus::Reinstated);
-        let of = |events: &[ReadEvent], known: &Acknowledged| fold(events, known).fields[&Field::Status].said.clone();
+        let of = |events: &[ReadEvent<'_>], known: &Acknowledged| match fold(events, known).fields[&Field::Status].said
+        {
+            Said::Value(FieldValue::Status(status)) => Some(*status),
+            _ => None,
+        };
 
-        assert_eq!(of(&[enabled()], &Acknowledged::default()), Said::Nothing);
+        assert_eq!(of(&[enabled()], &Acknowledged::default()), None);
+        let active = Some(CustomerStatus::Active);
         assert_eq!(of(&[status(1, 1, CustomerStatus::Inactive), enabled()], &Acknowledged::default()), active);
         let mut known = acknowledged(Field::Status, 1, 1);
         known.0.get_mut(&Field::Status).expect("there").hash = Some(ValueHash::of(&Status::Inactive));
@@ -272,12 +286,12 @@ mod tests {
             shuffle in proptest::collection::vec(any::<u32>(), 6),
         ) {
             let fields = [PHONE, COMPANY, Field::FirstName];
+            let words = ["0", "1", "2"];
             let events: Vec<_> = given
                 .iter()
                 .enumerate()
                 .map(|(n, (at, says))| {
-                    let says: Vec<_> = says.iter().map(|(f, v)| (fields[*f], v.map(|v| v.to_string()))).collect();
-                    let says: Vec<_> = says.iter().map(|(f, v)| (*f, v.as_deref())).collect();
+                    let says: Vec<_> = says.iter().map(|(f, v)| (fields[*f], v.map(|v| words[usize::from(v)]))).collect();
                     event(n as u128 + 1, *at, &says)
                 })
                 .collect();

@@ -191,7 +191,7 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     pub(super) async fn update_customer(
         &mut self,
         head: EventId,
-        update: &UpdateCustomer,
+        update: &UpdateCustomer<'_>,
     ) -> Result<Exchange<Updated>, Interrupted> {
         self.permission().await?;
         // Strings and structs of strings always serialise.

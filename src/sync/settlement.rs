@@ -92,9 +92,9 @@ enum Sent {
 pub(super) struct Closing<'a> {
     pub(super) rules: &'a Rules,
     pub(super) waiting: &'a [WaitingEvent],
-    pub(super) read: &'a [ReadEvent],
-    pub(super) folded: &'a Folded,
-    pub(super) translated: &'a Translated,
+    pub(super) read: &'a [ReadEvent<'a>],
+    pub(super) folded: &'a Folded<'a>,
+    pub(super) translated: &'a Translated<'a>,
     /// A worker died holding the customer: it may have sent whatever waits.
     pub(super) is_takeover: bool,
     pub(super) now: DateTime<Utc>,
@@ -239,7 +239,7 @@ impl Closing<'_> {
 
     fn says_inactive(&self) -> bool {
         let status = self.folded.fields.get(&Field::Status);
-        status.is_some_and(|status| status.said == Said::Value(FieldValue::Status(CustomerStatus::Inactive)))
+        status.is_some_and(|status| *status.said == Said::Value(FieldValue::Status(CustomerStatus::Inactive)))
     }
 
     fn push_with_contributors(&self, results: &mut Vec<EventResult>, head: EventResult, who: &Identified) {
@@ -305,8 +305,7 @@ impl Closing<'_> {
 
     /// Which e-mail FlexPortal is known to have, and a warning if it is not the shop's.
     fn compare_email(&self, updated: &Updated) -> (Option<ValueHash>, Option<String>) {
-        let Some(Said::Value(FieldValue::Text(ours))) =
-            self.folded.fields.get(&Field::Email).map(|spoken| &spoken.said)
+        let Some(Said::Value(FieldValue::Text(ours))) = self.folded.fields.get(&Field::Email).map(|spoken| spoken.said)
         else {
             return (None, None);
         };

@@ -2,6 +2,7 @@
 //!
 //! Only usable values are sent; what cannot be is a warning that names the field and never holds the value.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::fold::Spoken;
@@ -20,46 +21,46 @@ pub struct Wishes {
 
 /// The change, ready but for the customer it is for.
 #[derive(Debug, Clone)]
-pub struct Translated {
-    change: CustomerChange,
+pub struct Translated<'a> {
+    change: CustomerChange<'a>,
     /// The fields in it, with the hash of each value.
     pub sent: BTreeMap<Field, ValueHash>,
     /// What could not be sent.
     pub warnings: Vec<String>,
 }
 
-impl Translated {
+impl Translated<'_> {
     /// The body of the request.
     #[must_use]
-    pub fn for_customer(&self, id: &FlexportalCustomerId) -> UpdateCustomer {
-        UpdateCustomer { customer_id: id.clone(), change: self.change.clone() }
+    pub fn for_customer<'a>(&'a self, id: &'a FlexportalCustomerId) -> UpdateCustomer<'a> {
+        UpdateCustomer { customer_id: id, change: &self.change }
     }
 }
 
 /// Translates the newest word on each field.
 #[must_use]
-pub fn translate(fields: &BTreeMap<Field, Spoken>, known: &Acknowledged, wishes: Wishes) -> Translated {
+pub fn translate<'a>(fields: &BTreeMap<Field, Spoken<'a>>, known: &Acknowledged, wishes: Wishes) -> Translated<'a> {
     let mut translation =
-        Translation { change: CustomerChange::default(), sent: BTreeMap::new(), warnings: vec![], wishes };
-    let contact = contact_name(fields);
+        Translation { fields, change: CustomerChange::default(), sent: BTreeMap::new(), warnings: vec![], wishes };
     for (field, spoken) in fields {
-        match &spoken.said {
-            Said::Value(value) => translation.set(*field, value, contact.as_deref(), known),
+        match spoken.said {
+            Said::Value(value) => translation.set(*field, value, known),
             Said::Nothing => translation.emptied(*field, known),
         }
     }
     Translated { change: translation.change, sent: translation.sent, warnings: translation.warnings }
 }
 
-struct Translation {
-    change: CustomerChange,
+struct Translation<'a, 'f> {
+    fields: &'f BTreeMap<Field, Spoken<'a>>,
+    change: CustomerChange<'a>,
     sent: BTreeMap<Field, ValueHash>,
     warnings: Vec<String>,
     wishes: Wishes,
 }
 
-impl Translation {
-    fn set(&mut self, field: Field, value: &FieldValue, contact: Option<&str>, known: &Acknowledged) {
+impl<'a> Translation<'a, '_> {
+    fn set(&mut self, field: Field, value: &'a FieldValue<'a>, known: &Acknowledged) {
         let change = &mut self.change;
         let hash = match (field, value) {
             (Field::Email, FieldValue::Text(email)) => return self.email(email, known),
@@ -75,7 +76,7 @@ impl Translation {
                     | Field::BillingAddress
                     | Field::ShippingAddress => return,
                 };
-                *place = Some(text.clone());
+                *place = Some(text);
                 ValueHash::of(text)
             }
             (_, FieldValue::CustomerType(customer_type)) => {
@@ -92,7 +93,7 @@ impl Translation {
                 ValueHash::of(&status)
             }
             (_, FieldValue::Address(address)) => {
-                let Some(address) = self.address(field, address, contact) else { return };
+                let Some(address) = self.address(field, address) else { return };
                 let hash = ValueHash::of(&address);
                 let is_billing = field == Field::BillingAddress;
                 let place =
@@ -104,15 +105,14 @@ impl Translation {
         self.sent.insert(field, hash);
     }
 
-    fn email(&mut self, email: &str, known: &Acknowledged) {
-        let hash = email_hash(email);
+    fn email(&mut self, email: &'a str, known: &Acknowledged) {
         if self.wishes.send_email {
-            self.change.email = Some(email.to_owned());
-            self.sent.insert(Field::Email, hash);
+            self.change.email = Some(email);
+            self.sent.insert(Field::Email, email_hash(email));
             return;
         }
         let before = known.0.get(&Field::Email).and_then(|settled| settled.hash.as_ref());
-        if before.is_some_and(|before| *before != hash) {
+        if before.is_some_and(|before| *before != email_hash(email)) {
             self.warnings.push(EMAIL_DIFFERS.to_owned());
         }
     }
@@ -127,35 +127,40 @@ impl Translation {
         }
     }
 
-    fn address(&mut self, field: Field, address: &Address, contact: Option<&str>) -> Option<AddressInput> {
-        let contact_name = address.contact_name.as_deref().or(contact).or(address.company.as_deref());
+    fn address(&mut self, field: Field, address: &'a Address<'a>) -> Option<AddressInput<'a>> {
+        let contact_name = address.contact_name.as_deref().map(Cow::Borrowed);
+        let contact_name = contact_name.or_else(|| contact_name_of(self.fields));
+        let contact_name = contact_name.or(address.company.as_deref().map(Cow::Borrowed));
+        let (street_address, city, country) =
+            (address.street_address.as_deref(), address.city.as_deref(), address.country.as_deref());
         let required = [
-            ("contactName", contact_name),
-            ("streetAddress", address.street_address.as_deref()),
-            ("city", address.city.as_deref()),
-            ("country", address.country.as_deref()),
+            ("contactName", contact_name.is_some()),
+            ("streetAddress", street_address.is_some()),
+            ("city", city.is_some()),
+            ("country", country.is_some()),
         ];
-        let missing: Vec<_> = required.iter().filter(|(_, part)| part.is_none()).map(|(name, _)| *name).collect();
-        let [Some(contact_name), Some(street_address), Some(city), Some(country)] = required.map(|(_, part)| part)
+        let (Some(contact_name), Some(street_address), Some(city), Some(country)) =
+            (contact_name, street_address, city, country)
         else {
+            let missing: Vec<_> = required.iter().filter(|(_, is_there)| !is_there).map(|(name, _)| *name).collect();
             self.warnings.push(format!("{} was not sent: it has no {}", field.name(), missing.join(", ")));
             return None;
         };
         Some(AddressInput {
-            contact_name: contact_name.to_owned(),
-            street_address: street_address.to_owned(),
-            city: city.to_owned(),
+            contact_name,
+            street_address,
+            city,
             country: self.country(field, country),
-            company: address.company.clone(),
-            building_info: address.building_info.clone(),
-            locality: address.locality.clone(),
-            admin_area: address.admin_area.clone(),
-            postal_code: address.postal_code.clone(),
+            company: address.company.as_deref(),
+            building_info: address.building_info.as_deref(),
+            locality: address.locality.as_deref(),
+            admin_area: address.admin_area.as_deref(),
+            postal_code: address.postal_code.as_deref(),
         })
     }
 
     /// Shops give codes or names; one that is unknown goes on as it is.
-    fn country(&mut self, field: Field, given: &str) -> String {
+    fn country(&mut self, field: Field, given: &'a str) -> Cow<'a, str> {
         let name_of_code = country_emoji::code_to_name(given);
         let code_of_name = || {
             // The crate also guesses at names that are nearly right; only the very name is taken.
@@ -163,14 +168,14 @@ impl Translation {
                 .filter(|code| country_emoji::code_to_name(code).is_some_and(|name| name.eq_ignore_ascii_case(given)))
         };
         let written = match (self.wishes.country_format, name_of_code) {
-            (CountryFormat::Name, Some(name)) => Some(name.to_owned()),
-            (CountryFormat::Name, None) => code_of_name().map(|_| given.to_owned()),
-            (CountryFormat::Iso, Some(_)) => Some(given.to_ascii_uppercase()),
-            (CountryFormat::Iso, None) => code_of_name().map(str::to_owned),
+            (CountryFormat::Name, Some(name)) => Some(name.into()),
+            (CountryFormat::Name, None) => code_of_name().map(|_| given.into()),
+            (CountryFormat::Iso, Some(_)) => Some(given.to_ascii_uppercase().into()),
+            (CountryFormat::Iso, None) => code_of_name().map(Cow::Borrowed),
         };
         written.unwrap_or_else(|| {
             self.warnings.push(format!("the country of {} is not known and was sent as the shop has it", field.name()));
-            given.to_owned()
+            given.into()
         })
     }
 }
@@ -184,14 +189,14 @@ pub(super) fn email_hash(email: &str) -> ValueHash {
 pub const EMAIL_DIFFERS: &str =
     "the shop has another e-mail than FlexPortal: an order under it would make a second customer there";
 
-fn contact_name(fields: &BTreeMap<Field, Spoken>) -> Option<String> {
-    let text = |field| match fields.get(&field).map(|spoken| &spoken.said) {
-        Some(Said::Value(FieldValue::Text(text))) => Some(text.as_str()),
+fn contact_name_of<'a>(fields: &BTreeMap<Field, Spoken<'a>>) -> Option<Cow<'a, str>> {
+    let text = |field| match fields.get(&field)?.said {
+        Said::Value(FieldValue::Text(text)) => Some(text.as_ref()),
         _ => None,
     };
     match (text(Field::FirstName), text(Field::LastName)) {
-        (Some(first), Some(last)) => Some(format!("{first} {last}")),
-        (first, last) => first.or(last).or_else(|| text(Field::Company)).map(str::to_owned),
+        (Some(first), Some(last)) => Some(format!("{first} {last}").into()),
+        (first, last) => first.or(last).or_else(|| text(Field::Company)).map(Cow::Borrowed),
     }
 }
 
@@ -203,32 +208,28 @@ mod tests {
 
     const NAMES: Wishes = Wishes { country_format: CountryFormat::Name, send_email: false };
 
-    fn spoken(said: Said) -> Spoken {
-        Spoken { said, moment: (DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil())) }
+    fn text(text: &str) -> Said<'_> {
+        Said::Value(FieldValue::Text(text.into()))
     }
 
-    fn text(text: &str) -> Spoken {
-        spoken(Said::Value(FieldValue::Text(text.to_owned())))
-    }
-
-    fn body(fields: Vec<(Field, Spoken)>, known: &Acknowledged, wishes: Wishes) -> (serde_json::Value, Vec<String>) {
-        let translated = translate(&fields.into_iter().collect(), known, wishes);
+    fn body(fields: &[(Field, Said<'_>)], known: &Acknowledged, wishes: Wishes) -> (serde_json::Value, Vec<String>) {
+        let moment = (DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil()));
+        let fields = fields.iter().map(|(field, said)| (*field, Spoken { said, moment })).collect();
+        let translated = translate(&fields, known, wishes);
         let id = FlexportalCustomerId::parse("cus_1").expect("an id");
         (serde_json::json!(translated.for_customer(&id)), translated.warnings)
     }
 
-    fn address(country: &str) -> Address {
-        let part = |text: &str| Some(text.to_owned());
+    fn address(country: &str) -> Address<'_> {
+        let part = |text| Some(Cow::Borrowed(text));
         Address { street_address: part("Street 1"), city: part("City"), country: part(country), ..Address::default() }
     }
 
     fn country(given: &str, format: CountryFormat) -> (String, usize) {
-        let said = Said::Value(FieldValue::Address(Box::new(Address {
-            contact_name: Some("A".to_owned()),
-            ..address(given)
-        })));
+        let said =
+            Said::Value(FieldValue::Address(Box::new(Address { contact_name: Some("A".into()), ..address(given) })));
         let wishes = Wishes { country_format: format, send_email: false };
-        let (body, warnings) = body(vec![(Field::BillingAddress, spoken(said))], &Acknowledged::default(), wishes);
+        let (body, warnings) = body(&[(Field::BillingAddress, said)], &Acknowledged::default(), wishes);
         (body["billingAddress"]["country"].as_str().expect("a country").to_owned(), warnings.len())
     }
 
@@ -255,35 +256,33 @@ mod tests {
 
     #[test]
     fn the_contact_falls_back_to_the_customers_name_and_then_the_company() {
-        let billing = || (Field::BillingAddress, spoken(Said::Value(FieldValue::Address(Box::new(address("DE"))))));
-        let contact = |fields: Vec<_>| {
+        let billing = || (Field::BillingAddress, Said::Value(FieldValue::Address(Box::new(address("DE")))));
+        let contact = |fields: &[_]| {
             let (body, _) = body(fields, &Acknowledged::default(), NAMES);
             body["billingAddress"]["contactName"].as_str().map(str::to_owned)
         };
         let first = || (Field::FirstName, text("Ada"));
-        assert_eq!(contact(vec![billing(), first(), (Field::LastName, text("L"))]).as_deref(), Some("Ada L"));
-        assert_eq!(contact(vec![billing(), first(), (Field::Company, text("C"))]).as_deref(), Some("Ada"));
-        assert_eq!(contact(vec![billing(), (Field::Company, text("C"))]).as_deref(), Some("C"));
-        assert_eq!(contact(vec![billing()]), None);
+        assert_eq!(contact(&[billing(), first(), (Field::LastName, text("L"))]).as_deref(), Some("Ada L"));
+        assert_eq!(contact(&[billing(), first(), (Field::Company, text("C"))]).as_deref(), Some("Ada"));
+        assert_eq!(contact(&[billing(), (Field::Company, text("C"))]).as_deref(), Some("C"));
+        assert_eq!(contact(&[billing()]), None);
     }
 
     #[test]
     fn an_address_without_its_four_parts_is_not_sent_and_says_so() {
-        let said = Said::Value(FieldValue::Address(Box::new(Address {
-            country: Some("DE".to_owned()),
-            ..Address::default()
-        })));
-        let (body, warnings) = body(vec![(Field::ShippingAddress, spoken(said))], &Acknowledged::default(), NAMES);
+        let said =
+            Said::Value(FieldValue::Address(Box::new(Address { country: Some("DE".into()), ..Address::default() })));
+        let (body, warnings) = body(&[(Field::ShippingAddress, said)], &Acknowledged::default(), NAMES);
         assert_eq!(body, serde_json::json!({"customerId": "cus_1"}));
         assert_eq!(warnings, ["shippingAddress was not sent: it has no contactName, streetAddress, city"]);
     }
 
     #[test]
     fn the_email_goes_out_only_if_wished_and_a_change_of_it_is_a_warning() {
-        let email = || vec![(Field::Email, text("ada@example.com"))];
+        let email = [(Field::Email, text("ada@example.com"))];
         let wishes = Wishes { send_email: true, ..NAMES };
-        assert_eq!(body(email(), &Acknowledged::default(), wishes).0["email"], "ada@example.com");
-        let (sent, warnings) = body(email(), &Acknowledged::default(), NAMES);
+        assert_eq!(body(&email, &Acknowledged::default(), wishes).0["email"], "ada@example.com");
+        let (sent, warnings) = body(&email, &Acknowledged::default(), NAMES);
         assert_eq!((sent.get("email"), warnings.len()), (None, 0));
         let settled = Acknowledgement {
             at: DateTime::UNIX_EPOCH,
@@ -293,6 +292,6 @@ mod tests {
             deactivated: false,
         };
         let known = Acknowledged([(Field::Email, settled)].into());
-        assert_eq!(body(email(), &known, NAMES).1, [EMAIL_DIFFERS]);
+        assert_eq!(body(&email, &known, NAMES).1, [EMAIL_DIFFERS]);
     }
 }

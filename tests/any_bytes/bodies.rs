@@ -322,7 +322,7 @@ fn is_address(value: &Value) -> bool {
 }
 
 /// Every PUT that the events can cause.
-fn assert_puts_are_documented(events: &[ReadEvent]) {
+fn assert_puts_are_documented(events: &[ReadEvent<'_>]) {
     let folded = fold(events, &Acknowledged::default());
     let carried = events.iter().find_map(|event| event.event.flexportal_id.clone());
     let id = carried.unwrap_or_else(|| FlexportalCustomerId::parse("cus_1").expect("an id"));
@@ -348,7 +348,7 @@ fn assert_puts_are_documented(events: &[ReadEvent]) {
     }
 }
 
-fn assert_stored_as_it_can_be_read(shop: &Shop, delivery: &Delivery) -> Option<CustomerEvent> {
+fn assert_stored_as_it_can_be_read<'a>(shop: &Shop, delivery: &'a Delivery) -> Option<CustomerEvent<'a>> {
     assert!(is_storable(&delivery.payload), "{}", delivery.payload);
     let again = json::mend(delivery.payload.as_bytes()).expect("JSON");
     assert_eq!((again.text.as_str(), again.warnings.as_slice()), (delivery.payload.as_str(), [].as_slice()));

@@ -52,11 +52,11 @@ fn understood(shop: &Shop, headers: &HeaderMap, body: &[u8]) -> serde_json::Valu
         "concerns": delivery.concerns.as_str(),
     });
     if let Ok(event) = shop.read(&delivery.topic, &delivery.payload) {
-        let event = ReadEvent { id: EventId(uuid::Uuid::nil()), occurred_at: now, event };
-        let id = event.event.flexportal_id.clone();
-        let folded = fold(&[event], &Acknowledged::default());
+        let events = [ReadEvent { id: EventId(uuid::Uuid::nil()), occurred_at: now, event }];
+        let folded = fold(&events, &Acknowledged::default());
         let wishes = Wishes { country_format: CountryFormat::Name, send_email: false };
         let translated = translate(&folded.fields, &Acknowledged::default(), wishes);
+        let id = events[0].event.flexportal_id.clone();
         let id = id.unwrap_or_else(|| FlexportalCustomerId::parse("looked-up").expect("an id"));
         shown["put"] = if translated.sent.is_empty() { json!(null) } else { json!(translated.for_customer(&id)) };
         shown["warnings"] = json!(translated.warnings);

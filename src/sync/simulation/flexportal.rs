@@ -280,7 +280,7 @@ impl Api for Line {
         self.longest_under_way
     }
 
-    async fn update_customer(&self, update: &UpdateCustomer, body: String, _key: &str) -> Exchange<Updated> {
+    async fn update_customer(&self, update: &UpdateCustomer<'_>, body: String, _key: &str) -> Exchange<Updated> {
         let id = update.customer_id.as_str().to_owned();
         let parsed: Json = serde_json::from_str(&body).expect("a body");
         {
