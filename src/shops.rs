@@ -23,6 +23,7 @@ pub mod sign;
 pub mod signature;
 mod woocommerce;
 
+use json::Object;
 use signature::Keys;
 
 /// Shops' clocks differ by seconds and time zones are mistaken by hours; a change from beyond that would win over
@@ -199,12 +200,13 @@ impl Shop {
     pub fn receive(&self, verified: &Verified<'_>) -> Result<Received, Rejection> {
         headers::require_json(verified.headers)?;
         let json::Mended { text, mut warnings } = json::mend(verified.body)?;
+        let body = Object::parse(&text)?;
         let topic = match self.source.kind {
             ShopKind::Shopify => shopify::topic(verified.headers)?,
             ShopKind::WooCommerce => woocommerce::topic(verified.headers)?,
-            ShopKind::Generic => generic::topic(&text)?,
+            ShopKind::Generic => generic::topic(&body)?,
         };
-        let (concerns, customer, email, occurred_at) = match self.content(&topic, &text)? {
+        let (concerns, customer, email, occurred_at) = match self.content(&topic, &body)? {
             Content::Ignored(why) => return Ok(Received::Ignored(why)),
             Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None),
             Content::Change(event) => {
@@ -231,7 +233,7 @@ impl Shop {
     /// # Errors
     /// [`Rejection::Malformed`] if it cannot be read (any more).
     pub fn read<'a>(&self, topic: &str, payload: &'a str) -> Result<CustomerEvent<'a>, Rejection> {
-        match self.content(topic, payload)? {
+        match self.content(topic, &Object::parse(payload)?)? {
             Content::Change(event) => Ok(event),
             Content::Privacy { .. } | Content::Ignored(_) => {
                 Err(Rejection::malformed(format!("`{topic}` is not a change of a customer")))
@@ -246,18 +248,18 @@ impl Shop {
     pub fn sample(&self, topic: Option<&str>, body: &[u8]) -> Result<(String, String), Rejection> {
         let json::Mended { text, warnings: _ } = json::mend(body)?;
         let topic = match (self.source.kind, topic) {
-            (ShopKind::Generic, _) => generic::topic(&text)?,
+            (ShopKind::Generic, _) => generic::topic(&Object::parse(&text)?)?,
             (_, Some(topic)) => topic.to_owned(),
             (kind, None) => sign::usual_topic(kind).to_owned(),
         };
         Ok((topic, text))
     }
 
-    fn content<'a>(&self, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
+    fn content<'a>(&self, topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
         match self.source.kind {
-            ShopKind::Shopify => shopify::content(&self.source, topic, text),
-            ShopKind::WooCommerce => woocommerce::content(&self.source, topic, text),
-            ShopKind::Generic => generic::content(&self.source, topic, text),
+            ShopKind::Shopify => shopify::content(&self.source, topic, body),
+            ShopKind::WooCommerce => woocommerce::content(&self.source, topic, body),
+            ShopKind::Generic => generic::content(&self.source, topic, body),
         }
     }
 

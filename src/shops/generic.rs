@@ -35,17 +35,16 @@ pub(super) fn verify<'a>(
     if is_signed && is_fresh && !id.is_empty() { Ok(Some(id)) } else { Err(Rejection::Unauthorized) }
 }
 
-pub(super) fn topic(text: &str) -> Result<String, Rejection> {
-    Object::parse(text)?.text("type", &mut Vec::new()).value().map(Cow::into_owned).ok_or_else(|| {
+pub(super) fn topic(body: &Object<'_>) -> Result<String, Rejection> {
+    body.text("type", &mut Vec::new()).value().map(Cow::into_owned).ok_or_else(|| {
         Rejection::malformed("`type` is missing: send customer.created, customer.updated or customer.deleted")
     })
 }
 
-pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
+pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
         return Ok(Content::Ignored("type is not synced"));
     }
-    let body = Object::parse(text)?;
     let Some(Some(data)) = body.object("data") else {
         return Err(Rejection::malformed("`data` is missing or not an object"));
     };

@@ -29,17 +29,21 @@ pub struct Mended {
     pub warnings: Vec<String>,
 }
 
-/// Makes a body fit for `jsonb`, changing as little as possible.
+/// Makes a body fit for `jsonb`, changing as little as possible. What is not JSON is refused, or stays as it is: whoever
+/// reads it will see.
 ///
 /// # Errors
-/// [`Rejection::Malformed`] if it is not JSON in UTF-8, or nested too deeply.
+/// [`Rejection::Malformed`] if it is not UTF-8, nested too deeply, or not JSON and would be changed.
 pub fn mend(body: &[u8]) -> Result<Mended, Rejection> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body).map_err(|_| Rejection::malformed("the body is not UTF-8"))?;
-    serde_json::from_str::<&RawValue>(text).map_err(|error| not_json(&error))?;
 
     let mut mending = Mending { text, done: 0, mended: String::new(), characters: 0, numbers: 0 };
     mending.run()?;
+    if mending.done > 0 {
+        // Of what is not JSON, mending could make it.
+        check(text)?;
+    }
     let mut warnings = Vec::new();
     if mending.characters > 0 {
         warnings.push(format!(
@@ -53,12 +57,17 @@ pub fn mend(body: &[u8]) -> Result<Mended, Rejection> {
     Ok(Mended { text: mending.finish(), warnings })
 }
 
+/// Whether it is JSON of any kind.
+fn check(text: &str) -> Result<(), Rejection> {
+    serde_json::from_str::<&RawValue>(text).map(|_| ()).map_err(|error| not_json(&error))
+}
+
 fn not_json(error: &serde_json::Error) -> Rejection {
     // The error's own text could quote the body.
     Rejection::malformed(format!("the body is not JSON (line {}, column {})", error.line(), error.column()))
 }
 
-/// One pass over valid JSON that copies it, mending as it goes.
+/// One pass over JSON that copies it, mending as it goes.
 struct Mending<'a> {
     text: &'a str,
     /// Everything before has been copied to `mended`.
@@ -97,14 +106,14 @@ impl Mending<'_> {
     fn string(&mut self, at: usize) -> usize {
         let bytes = self.text.as_bytes();
         let mut at = at + 1;
-        while let Some(byte) = bytes.get(at) {
-            at = match byte {
-                b'"' => return at + 1,
-                b'\\' => self.escape(at),
-                _ => at + 1,
-            };
+        while let Some(rest) = bytes.get(at..) {
+            match rest.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+                Some(length) if rest[length] == b'"' => return at + length + 1,
+                Some(length) => at = self.escape(at + length),
+                None => break,
+            }
         }
-        at
+        bytes.len()
     }
 
     /// Passes an escape at `at`; returns where to go on.
@@ -185,9 +194,9 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`Rejection::Malformed`] if it is another kind of JSON, or none.
     pub fn parse(text: &'a str) -> Result<Self, Rejection> {
-        serde_json::from_str(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Rejection::malformed("the body is not a JSON object"),
-            _ => not_json(&error),
+        serde_json::from_str(text).or_else(|_| {
+            check(text)?;
+            Err(Rejection::malformed("the body is not a JSON object"))
         })
     }
 
@@ -274,7 +283,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::with_capacity(20);
-                while let Some((Str(key), value)) = map.next_entry()? {
+                while let Some((Key(key), value)) = map.next_entry()? {
                     entries.push((key, value));
                 }
                 Ok(entries)
@@ -284,13 +293,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     }
 }
 
-/// A string, borrowed where it holds no escapes.
+/// A key, borrowed where it holds no escapes.
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
-struct Str<'a>(#[serde(borrow)] Cow<'a, str>);
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// What a string says: without escapes, just what stands between the quotes.
 fn string(raw: &RawValue) -> serde_json::Result<Cow<'_, str>> {
-    serde_json::from_str(raw.get()).map(|Str(text)| text)
+    match raw.get() {
+        escaped if escaped.contains('\\') => serde_json::from_str(escaped).map(Cow::Owned),
+        plain => Ok(Cow::Borrowed(plain.trim_matches('"'))),
+    }
 }
 
 #[cfg(test)]
@@ -329,8 +342,20 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused() {
-        for bad in ["", "{", "nul", "{}x", "{'a':1}", "[01]", "[1e999x]", "\"\u{0}\"", "{\"a\":\"\\ud8\"}"] {
-            assert!(mend(bad.as_bytes()).is_err(), "{bad}");
+        for bad in [
+            "",
+            "{",
+            "nul",
+            "{}x",
+            "{'a':1}",
+            "[01]",
+            "[1e999x]",
+            "{1e999:1}",
+            "[\"\\u+000\"]",
+            "\"\u{0}\"",
+            "{\"a\":\"\\ud8\"}",
+        ] {
+            assert!(mend(bad.as_bytes()).and_then(|mended| check(&mended.text)).is_err(), "{bad}");
         }
         assert!(mend(b"{\"a\":\"\xff\"}").is_err());
         assert!(mend(&"[".repeat(200_000).into_bytes()).is_err());
@@ -366,8 +391,11 @@ mod tests {
         }
 
         #[test]
-        fn mended_json_is_json_and_stays_as_it_is(text in r#"(\{|\}|\[|\]|,|:|"|\\|\\u[0-9a-f]{4}|[0-9]{1,4}|e|-|\.|a| ){0,40}"#) {
-            if let Ok(once) = mend(text.as_bytes()) {
+        fn mending_makes_json_of_json_only_and_once(text in r#"(\{|\}|\[|\]|,|:|"|\\|\\u[0-9a-f]{4}|[0-9]{1,4}|e|-|\.|a| ){0,40}"#) {
+            let is_json = check(&text).is_ok();
+            let once = mend(text.as_bytes());
+            prop_assert_eq!(once.as_ref().is_ok_and(|once| check(&once.text).is_ok()), is_json);
+            if let Ok(once) = once {
                 let twice = mend(once.text.as_bytes()).expect("still JSON");
                 prop_assert_eq!(&twice.text, &once.text);
                 prop_assert!(twice.warnings.is_empty());

@@ -33,26 +33,22 @@ pub(super) fn triggered_at(headers: &HeaderMap) -> Option<DateTime<Utc>> {
     headers::one(headers, "x-shopify-triggered-at").and_then(super::rfc3339)
 }
 
-pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
+pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     let status = match topic {
         "customers/create" | "customers/update" => None,
         "customers/enable" => Some(CustomerStatus::Reinstated),
         "customers/disable" => Some(CustomerStatus::Inactive),
-        "customers/delete" => return deleted(source, &Object::parse(text)?),
-        "customers/data_request" | "customers/redact" | "shop/redact" => return privacy(topic, &Object::parse(text)?),
-        _ => {
-            Object::parse(text)?;
-            return Ok(Content::Ignored("topic is not synced"));
-        }
+        "customers/delete" => return deleted(source, body),
+        "customers/data_request" | "customers/redact" | "shop/redact" => return privacy(topic, body),
+        _ => return Ok(Content::Ignored("topic is not synced")),
     };
-    let body = Object::parse(text)?;
     let mut event = CustomerEvent::of(body.customer_id("id")?);
-    check_whole_customer(topic, &body, &mut event.warnings)?;
+    check_whole_customer(topic, body, &mut event.warnings)?;
     event.occurred_at = body.text("updated_at", &mut event.warnings).value().as_deref().and_then(super::rfc3339);
     if let Some(key) = &source.flexportal_id_field {
         event.flexportal_id = body.flexportal_id(key, &mut event.warnings);
     }
-    speak(source, &body, &mut event.says, &mut event.warnings);
+    speak(source, body, &mut event.says, &mut event.warnings);
     if let Some(status) = status
         && source.policies.on_disable == StatusPolicy::Inactive
     {

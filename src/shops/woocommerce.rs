@@ -32,8 +32,7 @@ pub(super) fn topic(headers: &HeaderMap) -> Result<String, Rejection> {
     headers::required(headers, "x-wc-webhook-topic").map(str::to_ascii_lowercase)
 }
 
-pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result<Content<'a>, Rejection> {
-    let body = Object::parse(text)?;
+pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
         return Ok(Content::Ignored("topic is not synced"));
     }
@@ -63,7 +62,7 @@ pub(super) fn content<'a>(source: &Source, topic: &str, text: &'a str) -> Result
             .or_else(|| super::rfc3339(&text))
     });
     if let Some(key) = &source.flexportal_id_field {
-        event.flexportal_id = meta(&body, key, warnings);
+        event.flexportal_id = meta(body, key, warnings);
     }
 
     let billing = body.object("billing").flatten();
