@@ -44,6 +44,23 @@ impl Outbox {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn claim(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        self.claim_if(target, limit, false).await
+    }
+
+    /// The same, but nobody while the target is held, or has a pause behind it that wants its probe.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn claim_unless_held(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        self.claim_if(target, limit, true).await
+    }
+
+    async fn claim_if(
+        &self,
+        target: &TargetName,
+        limit: u32,
+        unless_held: bool,
+    ) -> Result<Vec<ClaimedCustomer>, StoreError> {
         let lease = LeaseId::fresh();
         let claimed = sqlx::query!(
             r#"
@@ -53,7 +70,11 @@ impl Outbox {
             due as materialized (
                 select longest.source, longest.shop_customer_id
                 from unnest(array[0, 1, 2]::smallint[]) as turn (priority)
-                cross join moment
+                cross join (
+                    select now
+                    from moment
+                    where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
+                ) as moment
                 cross join lateral (             -- a range of the index for each priority
                     select waiting.source, waiting.shop_customer_id, waiting.priority, waiting.due_at
                     from waiting_customers waiting
@@ -88,6 +109,7 @@ impl Outbox {
             lease.0,
             self.clock.for_postgres(),
             seconds(LEASE),
+            unless_held,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -352,6 +352,13 @@ impl Queue for InMemory {
         Ok(due.into_iter().map(claim).collect())
     }
 
+    async fn claim_unless_held(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        if self.look(target).await?.has_hold {
+            return Ok(vec![]);
+        }
+        self.claim(target, limit).await
+    }
+
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         let state = self.state();
         let customer = claimed.key();

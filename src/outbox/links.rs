@@ -1,7 +1,6 @@
 //! Links: which FlexPortal customer a shop's customer is, and what FlexPortal acknowledged of it.
 
 use chrono::{DateTime, Utc};
-use sqlx::types::Json;
 
 use super::{ClaimedCustomer, DoneBy, Outbox, StoreError, intervene};
 use crate::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
@@ -69,44 +68,49 @@ impl LinkChange {
     }
 }
 
-/// Writes changes, each unless the link is not any more what it was when the customer was read: a person's word counts.
+/// What is known to be acknowledged; see [`LinkChange::Acknowledged`].
+pub(super) struct Known<'a> {
+    pub(super) flexportal_id: &'a FlexportalCustomerId,
+    pub(super) origin: Option<&'static str>,
+    pub(super) acknowledged: &'a Acknowledged,
+    pub(super) occurred_at: Option<DateTime<Utc>>,
+    pub(super) synced_at: Option<DateTime<Utc>>,
+}
+
+impl LinkChange {
+    /// What is written together with the results; the other changes are rare, and written by [`write`].
+    pub(super) fn known(&self) -> Option<Known<'_>> {
+        let Self::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } = self else {
+            return None;
+        };
+        Some(Known {
+            flexportal_id,
+            origin: origin.map(LinkOrigin::as_str),
+            acknowledged,
+            occurred_at: *occurred_at,
+            synced_at: *synced_at,
+        })
+    }
+}
+
+/// Writes changes but for what is acknowledged, each unless the link is not any more what it was when the customer was
+/// read: a person's word counts.
 pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
     changes: &[(&ClaimedCustomer, &LinkChange)],
 ) -> Result<(), StoreError> {
-    let (mut doubted, mut dropped, mut found, mut known) = (vec![], vec![], vec![], vec![]);
+    let (mut doubted, mut dropped, mut found) = (vec![], vec![], vec![]);
     for (claimed, change) in changes {
         match change {
-            LinkChange::Keep => {}
+            LinkChange::Keep | LinkChange::Acknowledged { .. } => {}
             LinkChange::Doubt => doubted.push(*claimed),
             LinkChange::Drop { flexportal_id } => dropped.push((*claimed, flexportal_id)),
             LinkChange::Found { flexportal_id, origin } => found.push((*claimed, flexportal_id, *origin)),
-            LinkChange::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } => {
-                known.push(Known {
-                    claimed,
-                    flexportal_id,
-                    origin: *origin,
-                    acknowledged,
-                    occurred_at: *occurred_at,
-                    synced_at: *synced_at,
-                });
-            }
         }
     }
     doubt(connection, &doubted).await?;
     drop(connection, &dropped).await?;
-    find(connection, &found).await?;
-    acknowledge(connection, &known).await
-}
-
-/// A change of what is known to be acknowledged; see [`LinkChange::Acknowledged`].
-struct Known<'a> {
-    claimed: &'a ClaimedCustomer,
-    flexportal_id: &'a FlexportalCustomerId,
-    origin: Option<LinkOrigin>,
-    acknowledged: &'a Acknowledged,
-    occurred_at: Option<DateTime<Utc>>,
-    synced_at: Option<DateTime<Utc>>,
+    find(connection, &found).await
 }
 
 /// The keys of customers, as columns.
@@ -222,64 +226,6 @@ async fn find(
         &ids as _,
         &origins as _,
         &linked_to as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Writes what is known to be acknowledged.
-async fn acknowledge(connection: &mut sqlx::PgConnection, links: &[Known<'_>]) -> Result<(), StoreError> {
-    if links.is_empty() {
-        return Ok(());
-    }
-    let (sources, customers) = keys(links.iter().map(|known| known.claimed));
-    let ids: Vec<_> = links.iter().map(|known| known.flexportal_id.as_str()).collect();
-    let origins: Vec<_> = links.iter().map(|known| known.origin.map(LinkOrigin::as_str)).collect();
-    let linked_to: Vec<_> = links.iter().map(|known| known.claimed.linked_to()).collect();
-    let synced: Vec<_> = links.iter().map(|known| known.synced_at).collect();
-    let occurred: Vec<_> = links.iter().map(|known| known.occurred_at).collect();
-    let acknowledged: Vec<_> = links.iter().map(|known| Json(known.acknowledged)).collect();
-    sqlx::query!(
-        r#"
-        with known as materialized (
-            select *
-            from unnest(
-                $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::jsonb[]
-            ) as known (
-                source, shop_customer_id, flexportal_customer_id, origin, linked_to,
-                synced_at, occurred_at, acknowledged
-            )
-        ),
-        changed as (
-            update customer_links link
-            set flexportal_customer_id = known.flexportal_customer_id,
-                origin = coalesce(known.origin, link.origin),
-                last_synced_at = coalesce(known.synced_at, link.last_synced_at),
-                last_occurred_at = greatest(known.occurred_at, link.last_occurred_at),
-                acknowledged = known.acknowledged
-            from known
-            where link.source = known.source
-              and link.shop_customer_id = known.shop_customer_id
-              and link.flexportal_customer_id is not distinct from known.linked_to
-        )
-        insert into customer_links (
-            source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged
-        )
-        select
-            source, shop_customer_id, flexportal_customer_id, coalesce(origin, 'event'), synced_at, occurred_at,
-            acknowledged
-        from known
-        on conflict (source, shop_customer_id) do nothing
-        "#,
-        &sources as _,
-        &customers as _,
-        &ids as _,
-        &origins as _,
-        &linked_to as _,
-        &synced as _,
-        &occurred as _,
-        &acknowledged as _,
     )
     .execute(connection)
     .await?;

@@ -24,6 +24,11 @@ pub trait Queue: Clone + Send + Sync + 'static {
         target: &TargetName,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<ClaimedCustomer>, StoreError>> + Send;
+    fn claim_unless_held(
+        &self,
+        target: &TargetName,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<ClaimedCustomer>, StoreError>> + Send;
     fn read(&self, claimed: &mut ClaimedCustomer) -> impl Future<Output = Result<Known, StoreError>> + Send;
     fn waiting_ids(
         &self,
@@ -72,6 +77,10 @@ impl Queue for Outbox {
 
     async fn claim(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
         Self::claim(self, target, limit).await
+    }
+
+    async fn claim_unless_held(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        Self::claim_unless_held(self, target, limit).await
     }
 
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {

@@ -1,8 +1,10 @@
-//! Writing what came of claims: all of it in one transaction, and of each only while its lease holds.
+//! Writing what came of claims: all of each at once, and only while its lease holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::types::Json;
 
 use super::gathering::Gathering;
 use super::{ClaimedCustomer, LinkChange, Outbox, StoreError, links, seconds};
@@ -110,24 +112,31 @@ pub enum Settled {
     LeaseLost,
 }
 
+/// A claim, and what came of it.
+type Call = Arc<(ClaimedCustomer, Settlement)>;
+
 /// Where settlements gather; `None` for what did not come off together.
-pub(super) type Settling = Gathering<(ClaimedCustomer, Settlement), Option<Settled>>;
+pub(super) type Settling = Gathering<Call, Option<Settled>>;
+
+/// Which of the claims are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    /// All whose lease holds.
+    Held,
+    /// Of these, the ones of whom nothing waits any more.
+    Finished,
+}
 
 impl Outbox {
-    /// Writes what came of a claim and gives the customer back; in one transaction with what came of others at the same
-    /// time.
+    /// Writes what came of a claim and gives the customer back; in one statement with what came of others at the same time.
     ///
     /// Nobody waits for another: a customer whose row somebody holds, or whose company failed, is settled alone.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was written and the lease runs out by itself.
     pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
-        let call = (claimed.clone(), settlement.clone());
-        let together = async |calls: Vec<_>| match self.settle_all(&calls).await {
-            Ok(settled) => settled.into_iter().map(Some).collect(),
-            // Whose fault it was shows when each is settled alone.
-            Err(_) => vec![None; calls.len()],
-        };
+        let call = Arc::new((claimed.clone(), settlement.clone()));
+        let together = async |calls: Vec<Call>| self.settle_all(&calls).await;
         match self.settling.join(call.clone(), together).await.flatten() {
             Some(settled @ (Settled::Done | Settled::StillWaiting)) => Ok(settled),
             // Lost, or held by somebody at that moment.
@@ -135,8 +144,8 @@ impl Outbox {
         }
     }
 
-    async fn settle_alone(&self, call: &(ClaimedCustomer, Settlement)) -> Result<Settled, StoreError> {
-        let (claimed, _) = call;
+    async fn settle_alone(&self, call: &Call) -> Result<Settled, StoreError> {
+        let (claimed, _) = &**call;
         let mut transaction = self.pool.begin().await?;
         // Now its turn is waited for.
         sqlx::query!(
@@ -154,78 +163,116 @@ impl Outbox {
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        let settled = write(&mut transaction, std::slice::from_ref(call), self.clock.for_postgres()).await?;
+        let settled = write_in(&mut transaction, &[call], self.clock.for_postgres()).await?;
         transaction.commit().await?;
         Ok(settled.first().copied().unwrap_or(Settled::LeaseLost))
     }
 
-    /// Writes what came of several claims in one transaction, in their order; those whose row somebody holds are left out,
-    /// as if their lease was lost.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing of it was written.
-    pub(super) async fn settle_all(&self, calls: &[(ClaimedCustomer, Settlement)]) -> Result<Vec<Settled>, StoreError> {
+    /// Writes what came of several claims; those whose row somebody holds are left out, as if their lease was lost. `None`
+    /// for what was not written because of an error.
+    pub(super) async fn settle_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
+        let now = self.clock.for_postgres();
+        let mut settled = vec![None; calls.len()];
+        // What is said and done needs no transaction around its one statement.
+        let plain: Vec<_> = (0..calls.len()).filter(|place| is_plain(&calls[*place])).collect();
+        let chosen: Vec<_> = plain.iter().map(|place| &calls[*place]).collect();
+        if let Ok(written) = write(&self.pool, &chosen, now, Only::Finished).await {
+            for (place, written) in plain.into_iter().zip(written) {
+                settled[place] = Some(written).filter(|written| *written == Settled::Done);
+            }
+        }
+        let rest: Vec<_> = (0..calls.len()).filter(|place| settled[*place].is_none()).collect();
+        let chosen: Vec<_> = rest.iter().map(|place| &calls[*place]).collect();
+        // Whose fault it is shows when each is settled alone.
+        if let Ok(written) = self.settle_rest(&chosen, now).await {
+            for (place, written) in rest.into_iter().zip(written) {
+                settled[place] = Some(written);
+            }
+        }
+        settled
+    }
+
+    async fn settle_rest(&self, calls: &[&Call], now: Option<DateTime<Utc>>) -> Result<Vec<Settled>, StoreError> {
+        if calls.is_empty() {
+            return Ok(vec![]);
+        }
         let mut transaction = self.pool.begin().await?;
-        let settled = write(&mut transaction, calls, self.clock.for_postgres()).await?;
+        let settled = write_in(&mut transaction, calls, now).await?;
         transaction.commit().await?;
         Ok(settled)
     }
 }
 
-async fn write(
+/// Whether all of it can be written by one statement, if nothing new has arrived.
+fn is_plain(call: &Call) -> bool {
+    let (_, settlement) = &**call;
+    let is_plain_link = matches!(settlement.link, LinkChange::Keep | LinkChange::Acknowledged { .. });
+    is_done(call) && is_plain_link && settlement.overtaken.is_empty()
+}
+
+/// Whether nothing waits of a customer, if nothing new has arrived.
+fn is_done(call: &Call) -> bool {
+    let (claimed, settlement) = &**call;
+    settlement.next == Next::Done && settlement.rest.is_none() && !claimed.has_more
+}
+
+/// All that there may be to write, within a transaction.
+async fn write_in(
     connection: &mut sqlx::PgConnection,
-    calls: &[(ClaimedCustomer, Settlement)],
+    calls: &[&Call],
     now: Option<DateTime<Utc>>,
 ) -> Result<Vec<Settled>, StoreError> {
-    let settled = release(connection, calls, now).await?;
+    let settled = write(&mut *connection, calls, now, Only::Held).await?;
     let counting: Vec<_> = calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
-    let written: Vec<_> = counting.iter().map(|(call, _)| *call).collect();
-    write_results(connection, &written, now).await?;
+    let written: Vec<_> = counting.iter().map(|(call, _)| &****call).collect();
     close_overtaken(connection, &written, now).await?;
-    write_attempts(connection, &written).await?;
     let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
     links::write(connection, &links).await?;
     let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
-    let waiting: Vec<_> = waiting.map(|((claimed, _), _)| (&claimed.source, &claimed.customer)).collect();
+    let waiting: Vec<_> = waiting.map(|(call, _)| (&call.0.source, &call.0.customer)).collect();
     move_up(connection, &waiting).await?;
     Ok(settled)
 }
 
-/// Gives customers back: gone if all is done, due at once if something arrived since the claim.
-async fn release(
-    connection: &mut sqlx::PgConnection,
-    calls: &[(ClaimedCustomer, Settlement)],
+/// Gives customers back, gone if all is done and due at once if something arrived since the claim; and of those writes
+/// what became of their events, the requests that were made, and what is known to be acknowledged.
+#[expect(clippy::too_many_lines, reason = "one statement: a trip to the database and a commit, for however many")]
+async fn write(
+    executor: impl sqlx::PgExecutor<'_>,
+    calls: &[&Call],
     now: Option<DateTime<Utc>>,
+    only: Only,
 ) -> Result<Vec<Settled>, StoreError> {
-    let is_done = |(claimed, settlement): &(ClaimedCustomer, Settlement)| {
-        settlement.next == Next::Done && settlement.rest.is_none() && !claimed.has_more
-    };
-    let delay = |(_, settlement): &(ClaimedCustomer, Settlement)| match settlement.next {
+    if calls.is_empty() {
+        return Ok(vec![]);
+    }
+    let delay = |call: &&Call| match call.1.next {
         Next::Done | Next::AsBefore => None,
         Next::RetryIn(delay) => Some(seconds(delay)),
     };
-    let sources: Vec<_> = calls.iter().map(|(claimed, _)| claimed.source.as_str()).collect();
-    let customers: Vec<_> = calls.iter().map(|(claimed, _)| claimed.customer.as_str()).collect();
-    let leases: Vec<_> = calls.iter().map(|(claimed, _)| claimed.lease_id()).collect();
-    let revisions: Vec<_> = calls.iter().map(|(claimed, _)| claimed.revision).collect();
-    let done: Vec<_> = calls.iter().map(is_done).collect();
-    let delays: Vec<_> = calls.iter().map(delay).collect();
-    let rests: Vec<_> = calls.iter().map(|(_, settlement)| settlement.rest.map(seconds)).collect();
-    let known: Vec<_> = calls.iter().map(|(_, settlement)| settlement.link.says_what_is_known()).collect();
+    let placed = || (1_i64..).zip(calls.iter().map(|call| &***call));
+    let results: Vec<_> =
+        placed().flat_map(|(place, (_, settlement))| settlement.results.iter().map(move |one| (place, one))).collect();
+    let attempts: Vec<_> =
+        placed().flat_map(|(place, (_, settlement))| settlement.attempts.iter().map(move |one| (place, one))).collect();
+    let links: Vec<_> = placed()
+        .filter_map(|(place, (claimed, settlement))| Some((place, claimed, settlement.link.known()?)))
+        .collect();
     let rows = sqlx::query!(
         r#"
         with moment as materialized (
-            select coalesce($9::timestamptz, clock_timestamp()) as now
+            select coalesce($1::timestamptz, clock_timestamp()) as now
         ),
         held as materialized (
             -- else another worker took over after our lease ended, or somebody holds the row
             select asked.*, waiting.revision <> asked.claimed_revision as has_news
             from unnest(
-                $1::text[], $2::text[], $3::uuid[], $4::bigint[], $5::boolean[], $6::float8[], $7::float8[], $8::boolean[]
+                $2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::boolean[], $7::float8[], $8::float8[], $9::boolean[]
             ) with ordinality as asked (
-                source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known, position
+                source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known, place
             )
             join waiting_customers waiting using (source, shop_customer_id, lease_id)
+            where not $10 or waiting.revision = asked.claimed_revision
             for update of waiting skip locked
         ),
         gone as (
@@ -235,7 +282,7 @@ async fn release(
               and waiting.shop_customer_id = held.shop_customer_id
               and held.is_done
               and not held.has_news
-            returning held.position
+            returning held.place
         ),
         kept as (
             update waiting_customers waiting
@@ -257,28 +304,157 @@ async fn release(
             where waiting.source = held.source
               and waiting.shop_customer_id = held.shop_customer_id
               and (held.has_news or not held.is_done)
-            returning held.position
+            returning held.place
+        ),
+        results as (
+            insert into event_states as state (
+                event_id, status, attempts, last_http_status, last_error_code, last_error,
+                warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at,
+                source, shop_customer_id, cause, first_failed_at
+            )
+            select
+                event_id, status, attempts, http_status, error_code, error,
+                array(select jsonb_array_elements_text(warnings)), flexportal_customer_id, superseded_by, attempted_as,
+                -- faults while a customer was unknown say nothing of its change
+                case when status = 'unmatched' then attempts else 0 end,
+                case when is_final then moment.now end,
+                case when is_final and status in ('failed', 'unmatched') then source end,
+                case when is_final and status in ('failed', 'unmatched') then shop_customer_id end,
+                cause,
+                case when is_final and status = 'failed' then moment.now end
+            from unnest(
+                $11::bigint[], $12::uuid[], $13::text[], $14::integer[], $15::integer[], $16::text[], $17::text[],
+                $18::text[], $19::jsonb[], $20::text[], $21::uuid[], $22::uuid[], $23::boolean[]
+            ) as result (
+                place, event_id, status, attempts, http_status, error_code, error,
+                cause, warnings, flexportal_customer_id, superseded_by, attempted_as, is_final
+            )
+            join held using (place)
+            cross join moment
+            order by source, shop_customer_id, event_id      -- rows are locked as by people who close them
+            on conflict (event_id) do update
+            set status = excluded.status,
+                attempts = excluded.attempts,
+                last_http_status = excluded.last_http_status,
+                last_error_code = excluded.last_error_code,
+                last_error = excluded.last_error,
+                warnings = excluded.warnings,
+                flexportal_customer_id = excluded.flexportal_customer_id,
+                superseded_by = excluded.superseded_by,
+                attempted_as = coalesce(excluded.attempted_as, state.attempted_as),
+                forgiven_attempts = greatest(excluded.forgiven_attempts, state.forgiven_attempts),
+                finished_at = excluded.finished_at,
+                source = excluded.source,
+                shop_customer_id = excluded.shop_customer_id,
+                cause = excluded.cause,
+                first_failed_at = case
+                    when excluded.first_failed_at is null then state.first_failed_at
+                    when state.cause is distinct from excluded.cause then excluded.first_failed_at
+                    else coalesce(state.first_failed_at, excluded.first_failed_at)
+                end
+            where state.finished_at is null          -- closed by a person meanwhile: that stands
+        ),
+        requests as (
+            insert into sync_attempts (
+                event_id, attempt, operation, started_at, duration_ms, request_body,
+                http_status, error_code, error, response_body
+            )
+            select
+                event_id, attempt, operation, started_at, duration_ms, request_body::jsonb,
+                http_status, error_code, error, response_body
+            from unnest(
+                $24::bigint[], $25::uuid[], $26::integer[], $27::text[], $28::timestamptz[], $29::integer[], $30::text[],
+                $31::integer[], $32::text[], $33::text[], $34::text[]
+            ) with ordinality as request (
+                place, event_id, attempt, operation, started_at, duration_ms, request_body,
+                http_status, error_code, error, response_body, position
+            )
+            join held using (place)
+            order by position
+        ),
+        known as materialized (
+            select *
+            from unnest(
+                $35::bigint[], $36::text[], $37::text[], $38::text[], $39::timestamptz[], $40::timestamptz[], $41::jsonb[]
+            ) as known (
+                place, flexportal_customer_id, origin, linked_to, synced_at, occurred_at, acknowledged
+            )
+            join held using (place)
+        ),
+        changed as (
+            -- unless the link is not any more what it was when the customer was read: a person's word counts
+            update customer_links link
+            set flexportal_customer_id = known.flexportal_customer_id,
+                origin = coalesce(known.origin, link.origin),
+                last_synced_at = coalesce(known.synced_at, link.last_synced_at),
+                last_occurred_at = greatest(known.occurred_at, link.last_occurred_at),
+                acknowledged = known.acknowledged
+            from known
+            where link.source = known.source
+              and link.shop_customer_id = known.shop_customer_id
+              and link.flexportal_customer_id is not distinct from known.linked_to
+        ),
+        linked as (
+            insert into customer_links (
+                source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged
+            )
+            select
+                source, shop_customer_id, flexportal_customer_id, coalesce(origin, 'event'), synced_at, occurred_at,
+                acknowledged
+            from known
+            on conflict (source, shop_customer_id) do nothing
         )
-        select position as "position!", true as "is_done!" from gone
+        select place as "place!", true as "is_done!" from gone
         union all
-        select position, false from kept
+        select place, false from kept
         "#,
-        &sources as _,
-        &customers as _,
-        &leases,
-        &revisions,
-        &done,
-        &delays as _,
-        &rests as _,
-        &known,
         now,
+        &column(calls, |call| call.0.source.as_str()) as _,
+        &column(calls, |call| call.0.customer.as_str()) as _,
+        &column(calls, |call| call.0.lease_id()),
+        &column(calls, |call| call.0.revision),
+        &column(calls, |call| is_done(call)),
+        &column(calls, delay) as _,
+        &column(calls, |call| call.1.rest.map(seconds)) as _,
+        &column(calls, |call| call.1.link.says_what_is_known()),
+        only == Only::Finished,
+        &column(&results, |(place, _)| *place),
+        &column(&results, |(_, result)| result.event.0),
+        &column(&results, |(_, result)| result.status.as_str()) as _,
+        &column(&results, |(_, result)| i32::try_from(result.attempts).unwrap_or(i32::MAX)),
+        &column(&results, |(_, result)| result.http_status.map(i32::from)) as _,
+        &column(&results, |(_, result)| result.error_code.as_deref()) as _,
+        &column(&results, |(_, result)| result.error.as_deref()) as _,
+        &column(&results, |(_, result)| result.cause.as_deref()) as _,
+        &column(&results, |(_, result)| Json(&result.warnings)) as _,
+        &column(&results, |(_, result)| result.flexportal_id.as_ref().map(FlexportalCustomerId::as_str)) as _,
+        &column(&results, |(_, result)| result.superseded_by.map(|id| id.0)) as _,
+        &column(&results, |(_, result)| result.attempted_as.map(|id| id.0)) as _,
+        &column(&results, |(_, result)| result.is_final),
+        &column(&attempts, |(place, _)| *place),
+        &column(&attempts, |(_, attempt)| attempt.event.0),
+        &column(&attempts, |(_, attempt)| i32::try_from(attempt.attempt).unwrap_or(i32::MAX)),
+        &column(&attempts, |(_, attempt)| attempt.operation.as_str()) as _,
+        &column(&attempts, |(_, attempt)| attempt.started_at),
+        &column(&attempts, |(_, attempt)| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX)),
+        &column(&attempts, |(_, attempt)| attempt.request_body.as_deref()) as _,
+        &column(&attempts, |(_, attempt)| attempt.http_status.map(i32::from)) as _,
+        &column(&attempts, |(_, attempt)| attempt.error_code.as_deref()) as _,
+        &column(&attempts, |(_, attempt)| attempt.error.as_deref()) as _,
+        &column(&attempts, |(_, attempt)| attempt.response_body.as_deref()) as _,
+        &column(&links, |(place, ..)| *place),
+        &column(&links, |(_, _, known)| known.flexportal_id.as_str()) as _,
+        &column(&links, |(_, _, known)| known.origin) as _,
+        &column(&links, |(_, claimed, _)| claimed.linked_to()) as _,
+        &column(&links, |(_, _, known)| known.synced_at) as _,
+        &column(&links, |(_, _, known)| known.occurred_at) as _,
+        &column(&links, |(_, _, known)| Json(known.acknowledged)) as _,
     )
-    .fetch_all(connection)
+    .fetch_all(executor)
     .await?;
     let mut settled = vec![Settled::LeaseLost; calls.len()];
     for row in rows {
-        // Positions count from one.
-        let place = usize::try_from(row.position - 1).ok().and_then(|place| settled.get_mut(place));
+        let place = usize::try_from(row.place - 1).ok().and_then(|place| settled.get_mut(place));
         if let Some(place) = place {
             *place = if row.is_done { Settled::Done } else { Settled::StillWaiting };
         }
@@ -286,100 +462,9 @@ async fn release(
     Ok(settled)
 }
 
-async fn write_results(
-    connection: &mut sqlx::PgConnection,
-    settled: &[&(ClaimedCustomer, Settlement)],
-    now: Option<DateTime<Utc>>,
-) -> Result<(), StoreError> {
-    let results: Vec<_> = settled
-        .iter()
-        .flat_map(|(claimed, settlement)| settlement.results.iter().map(move |result| (claimed, result)))
-        .collect();
-    if results.is_empty() {
-        return Ok(());
-    }
-    let sources: Vec<_> = results.iter().map(|(claimed, _)| claimed.source.as_str()).collect();
-    let customers: Vec<_> = results.iter().map(|(claimed, _)| claimed.customer.as_str()).collect();
-    let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
-    let ids: Vec<_> = results.iter().map(|result| result.event.0).collect();
-    let statuses: Vec<_> = results.iter().map(|result| result.status.as_str()).collect();
-    let attempts: Vec<_> = results.iter().map(|result| i32::try_from(result.attempts).unwrap_or(i32::MAX)).collect();
-    let http: Vec<_> = results.iter().map(|result| result.http_status.map(i32::from)).collect();
-    let codes: Vec<_> = results.iter().map(|result| result.error_code.as_deref()).collect();
-    let errors: Vec<_> = results.iter().map(|result| result.error.as_deref()).collect();
-    let causes: Vec<_> = results.iter().map(|result| result.cause.as_deref()).collect();
-    let warnings: Vec<_> = results.iter().map(|result| serde_json::json!(result.warnings)).collect();
-    let found: Vec<_> =
-        results.iter().map(|result| result.flexportal_id.as_ref().map(FlexportalCustomerId::as_str)).collect();
-    let superseded: Vec<_> = results.iter().map(|result| result.superseded_by.map(|id| id.0)).collect();
-    let attempted: Vec<_> = results.iter().map(|result| result.attempted_as.map(|id| id.0)).collect();
-    let finals: Vec<_> = results.iter().map(|result| result.is_final).collect();
-    sqlx::query!(
-        r#"
-        insert into event_states as state (
-            event_id, status, attempts, last_http_status, last_error_code, last_error,
-            warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at,
-            source, shop_customer_id, cause, first_failed_at
-        )
-        select
-            event_id, status, attempts, http_status, error_code, error,
-            array(select jsonb_array_elements_text(warnings)), flexportal_customer_id, superseded_by, attempted_as,
-            -- faults while a customer was unknown say nothing of its change
-            case when status = 'unmatched' then attempts else 0 end,
-            case when is_final then coalesce($12::timestamptz, clock_timestamp()) end,
-            case when is_final and status in ('failed', 'unmatched') then source end,
-            case when is_final and status in ('failed', 'unmatched') then shop_customer_id end,
-            cause,
-            case when is_final and status = 'failed' then coalesce($12::timestamptz, clock_timestamp()) end
-        from unnest(
-            $1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[],
-            $7::jsonb[], $8::text[], $9::uuid[], $10::uuid[], $11::boolean[], $15::text[], $13::text[], $14::text[]
-        ) as result (
-            event_id, status, attempts, http_status, error_code, error,
-            warnings, flexportal_customer_id, superseded_by, attempted_as, is_final, cause, source, shop_customer_id
-        )
-        order by source, shop_customer_id, event_id      -- rows are locked as by people who close them
-        on conflict (event_id) do update
-        set status = excluded.status,
-            attempts = excluded.attempts,
-            last_http_status = excluded.last_http_status,
-            last_error_code = excluded.last_error_code,
-            last_error = excluded.last_error,
-            warnings = excluded.warnings,
-            flexportal_customer_id = excluded.flexportal_customer_id,
-            superseded_by = excluded.superseded_by,
-            attempted_as = coalesce(excluded.attempted_as, state.attempted_as),
-            forgiven_attempts = greatest(excluded.forgiven_attempts, state.forgiven_attempts),
-            finished_at = excluded.finished_at,
-            source = excluded.source,
-            shop_customer_id = excluded.shop_customer_id,
-            cause = excluded.cause,
-            first_failed_at = case
-                when excluded.first_failed_at is null then state.first_failed_at
-                when state.cause is distinct from excluded.cause then excluded.first_failed_at
-                else coalesce(state.first_failed_at, excluded.first_failed_at)
-            end
-        where state.finished_at is null          -- closed by a person meanwhile: that stands
-        "#,
-        &ids,
-        &statuses as _,
-        &attempts,
-        &http as _,
-        &codes as _,
-        &errors as _,
-        &warnings,
-        &found as _,
-        &superseded as _,
-        &attempted as _,
-        &finals,
-        now,
-        &sources as _,
-        &customers as _,
-        &causes as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+/// One value of each row.
+fn column<'a, R, T>(rows: &'a [R], value: impl FnMut(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
 }
 
 /// Notes which of each customer's events is now the first that waits: what is older is not read any more, and the age of
@@ -444,59 +529,6 @@ async fn close_overtaken(
         &events,
         &successors,
         now,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn write_attempts(
-    connection: &mut sqlx::PgConnection,
-    settled: &[&(ClaimedCustomer, Settlement)],
-) -> Result<(), StoreError> {
-    let attempts: Vec<_> = settled.iter().flat_map(|(_, settlement)| &settlement.attempts).collect();
-    if attempts.is_empty() {
-        return Ok(());
-    }
-    let milliseconds = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
-    let events: Vec<_> = attempts.iter().map(|attempt| attempt.event.0).collect();
-    let numbers: Vec<_> = attempts.iter().map(|attempt| i32::try_from(attempt.attempt).unwrap_or(i32::MAX)).collect();
-    let operations: Vec<_> = attempts.iter().map(|attempt| attempt.operation.as_str()).collect();
-    let started: Vec<_> = attempts.iter().map(|attempt| attempt.started_at).collect();
-    let durations: Vec<_> = attempts.iter().map(|attempt| milliseconds(attempt)).collect();
-    let requests: Vec<_> = attempts.iter().map(|attempt| attempt.request_body.as_deref()).collect();
-    let http: Vec<_> = attempts.iter().map(|attempt| attempt.http_status.map(i32::from)).collect();
-    let codes: Vec<_> = attempts.iter().map(|attempt| attempt.error_code.as_deref()).collect();
-    let errors: Vec<_> = attempts.iter().map(|attempt| attempt.error.as_deref()).collect();
-    let responses: Vec<_> = attempts.iter().map(|attempt| attempt.response_body.as_deref()).collect();
-    sqlx::query!(
-        r#"
-        insert into sync_attempts (
-            event_id, attempt, operation, started_at, duration_ms, request_body,
-            http_status, error_code, error, response_body
-        )
-        select
-            event_id, attempt, operation, started_at, duration_ms, request_body::jsonb,
-            http_status, error_code, error, response_body
-        from unnest(
-            $1::uuid[], $2::integer[], $3::text[], $4::timestamptz[], $5::integer[], $6::text[],
-            $7::integer[], $8::text[], $9::text[], $10::text[]
-        ) with ordinality as request (
-            event_id, attempt, operation, started_at, duration_ms, request_body,
-            http_status, error_code, error, response_body, position
-        )
-        order by position
-        "#,
-        &events,
-        &numbers,
-        &operations as _,
-        &started,
-        &durations,
-        &requests as _,
-        &http as _,
-        &codes as _,
-        &errors as _,
-        &responses as _,
     )
     .execute(connection)
     .await?;

@@ -51,7 +51,10 @@ pub struct Worker<Q = Outbox, A = Client> {
     outbox: Q,
     rules: Arc<Rules>,
     targets: Vec<Arc<TargetLine<A>>>,
+    /// Places for customers whose request is to be made, or under way.
     room: Arc<Semaphore>,
+    /// The same for those that were answered, and are written down.
+    writing: Arc<Semaphore>,
     max_concurrency: usize,
     wake: Wake,
     leaving: Leaving,
@@ -100,6 +103,7 @@ impl<Q: Queue, A> Clone for Worker<Q, A> {
             rules: self.rules.clone(),
             targets: self.targets.clone(),
             room: self.room.clone(),
+            writing: self.writing.clone(),
             max_concurrency: self.max_concurrency,
             wake: self.wake.clone(),
             leaving: self.leaving.clone(),
@@ -121,6 +125,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             rules: Arc::new(rules),
             targets,
             room: Arc::new(Semaphore::new(max_concurrency)),
+            writing: Arc::new(Semaphore::new(max_concurrency)),
             max_concurrency,
             wake,
             leaving: Leaving::default(),
@@ -137,8 +142,10 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             let room = u32::try_from(self.max_concurrency).unwrap_or(u32::MAX);
             let claims = self.claim(target, room).await?;
             worked += claims.customers.len();
-            let syncs =
-                claims.customers.into_iter().map(|(customer, leave)| self.sync(target, customer, leave, claims.at));
+            let syncs = claims
+                .customers
+                .into_iter()
+                .map(|(customer, leave)| self.sync(target, customer, leave, claims.at, None));
             futures_util::future::join_all(syncs).await;
         }
         Ok(if worked > 0 { StepOutcome::Worked(worked) } else { StepOutcome::Idle })
@@ -225,30 +232,35 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         for (customer, leave) in claims.customers {
             let place = room.split(1);
             let (worker, target, claimed_at) = (self.clone(), target.clone(), claims.at);
-            tasks.spawn(async move {
-                worker.sync(&target, customer, leave, claimed_at).await;
-                drop(place);
-            });
+            // Boxed, since it is large, and is moved several times on its way.
+            tasks.spawn(Box::pin(async move {
+                worker.sync(&target, customer, leave, claimed_at, place).await;
+            }));
         }
     }
 
     /// Claims up to `room` customers, but no more than there is leave to make requests for.
     async fn claim(&self, target: &TargetLine<A>, room: u32) -> Result<Claims, StoreError> {
         let granted_at = Instant::now();
+        if target.budget.is_none() {
+            let claimed = timely(self.outbox.claim_unless_held(&target.name, room)).await?;
+            if !claimed.is_empty() {
+                let customers = claimed.into_iter().map(|customer| (customer, (Leave::FREE, granted_at))).collect();
+                return Ok(Claims { customers, at: granted_at, wait: None });
+            }
+        }
         let nothing = |wait| Claims { customers: vec![], at: granted_at, wait };
         let look = timely(self.outbox.look(&target.name)).await?;
-        if !look.is_due || look.held_for.is_some() {
+        // Without a limit and a pause, who is due now was locked, or was not due a moment ago.
+        let is_free = target.budget.is_none() && !look.has_hold;
+        if !look.is_due || look.held_for.is_some() || is_free {
             return Ok(nothing(look.held_for));
         }
-        let leaves = if target.budget.is_none() && !look.has_hold {
-            vec![Leave::FREE; room as usize]
-        } else {
-            let grant = timely(self.outbox.take_budget(&target.name, target.budget, room)).await?;
-            if grant.leaves.is_empty() {
-                return Ok(nothing(grant.wait));
-            }
-            grant.leaves
-        };
+        let grant = timely(self.outbox.take_budget(&target.name, target.budget, room)).await?;
+        if grant.leaves.is_empty() {
+            return Ok(nothing(grant.wait));
+        }
+        let leaves = grant.leaves;
         let claimed_at = Instant::now();
         let limit = u32::try_from(leaves.len()).unwrap_or(u32::MAX);
         let claimed = timely(self.outbox.claim(&target.name, limit)).await;
@@ -265,13 +277,15 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         }
     }
 
-    /// Syncs one customer; whatever goes wrong stays with this customer.
+    /// Syncs one customer; whatever goes wrong stays with this customer. Its place among the requests in flight is free once
+    /// it has been answered; what came of it is written beside the next ones, with as many others at most.
     async fn sync(
         &self,
         target: &TargetLine<A>,
         mut claimed: ClaimedCustomer,
         leave: (Leave, Instant),
         claimed_at: Instant,
+        place: Option<OwnedSemaphorePermit>,
     ) {
         let mut requests =
             Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, self.leaving.clone());
@@ -289,6 +303,9 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
         requests.trace_end(&settlement);
+        // Never closed. While none is free, the place is kept: no more is claimed than can be written down.
+        let _writing = self.writing.acquire().await;
+        drop(place);
         match self.settle(&claimed, &settlement, requests.claim_renewed_at()).await {
             Ok(Settled::Done) => self.report(&claimed, target, &settlement),
             Ok(Settled::StillWaiting) => {

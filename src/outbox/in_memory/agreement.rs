@@ -132,8 +132,13 @@ impl Pair {
 
     async fn claim(&mut self) {
         let limit = if self.has_ties() { CUSTOMERS } else { 1 + u32::try_from(self.chance(3)).expect("small") };
-        let mut real = self.real.claim(&self.target, limit).await.expect("real");
-        let mut model = Queue::claim(&self.model, &self.target, limit).await.expect("model");
+        let (mut real, mut model) = if self.chance(2) == 0 {
+            let real = self.real.claim(&self.target, limit).await.expect("real");
+            (real, Queue::claim(&self.model, &self.target, limit).await.expect("model"))
+        } else {
+            let real = self.real.claim_unless_held(&self.target, limit).await.expect("real");
+            (real, Queue::claim_unless_held(&self.model, &self.target, limit).await.expect("model"))
+        };
         // Whom it takes is decided by their places; in what order they are handed out is not.
         real.sort_by(|a, b| a.customer.cmp(&b.customer));
         model.sort_by(|a, b| a.customer.cmp(&b.customer));
@@ -172,14 +177,15 @@ impl Pair {
         let (mut group, mut same) = (Vec::new(), Vec::new());
         for _ in 0..=self.chance(3) {
             let (real, model) = self.claims[self.claims.len() - 1 - self.chance(self.claims.len().min(4))].clone();
-            if group.iter().any(|(other, _): &(ClaimedCustomer, _)| other.customer == real.customer) {
+            if group.iter().any(|other: &Arc<(ClaimedCustomer, _)>| other.0.customer == real.customer) {
                 continue;
             }
             let settlement = self.settlement(&model);
             same.push(Queue::settle(&self.model, &model, &settlement).await.expect("model"));
-            group.push((real, settlement));
+            group.push(Arc::new((real, settlement)));
         }
-        assert_eq!(self.real.settle_all(&group).await.expect("real"), same, "{group:?}");
+        let settled: Option<Vec<_>> = self.real.settle_all(&group).await.into_iter().collect();
+        assert_eq!(settled.expect("real"), same, "{group:?}");
     }
 
     fn settlement(&self, claimed: &ClaimedCustomer) -> Settlement {

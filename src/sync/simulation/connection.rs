@@ -86,6 +86,10 @@ impl Queue for Connection {
         self.statement(self.store.claim(target, limit)).await
     }
 
+    async fn claim_unless_held(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        self.statement(self.store.claim_unless_held(target, limit)).await
+    }
+
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
         self.statement(self.store.read(claimed)).await
     }
