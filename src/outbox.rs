@@ -141,6 +141,7 @@ pub struct Outbox {
     options: Arc<PgConnectOptions>,
     clock: Clock,
     reading: Arc<read::Reading>,
+    finishing: Arc<settle::Settling>,
     settling: Arc<settle::Settling>,
 }
 
@@ -178,7 +179,14 @@ impl Outbox {
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(move |connection, _| Box::pin(set(connection, settings)))
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options: Arc::new(options), clock, reading: Arc::default(), settling: Arc::default() })
+        Ok(Self {
+            pool,
+            options: Arc::new(options),
+            clock,
+            reading: Arc::default(),
+            finishing: Arc::default(),
+            settling: Arc::default(),
+        })
     }
 
     /// The clock that this outbox tells Postgres to go by.
@@ -253,9 +261,11 @@ impl Outbox {
     }
 }
 
-/// Nothing here takes long; what does is stuck, and holds what others wait for. Compiling a statement of ours takes longer
-/// than carrying it out.
-const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off";
+/// Nothing here takes long; what does is stuck, and holds what others wait for. A group that meets a row which somebody
+/// holds is done one by one, before we stop waiting for its answer. Compiling a statement of ours takes longer than carrying
+/// it out.
+const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
+                    set lock_timeout = '2s'";
 
 /// One plan for a filter that is set and one that is not would read everything.
 const FOR_PEOPLE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \

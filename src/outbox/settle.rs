@@ -136,6 +136,13 @@ impl Outbox {
     /// [`StoreError`]; then nothing was written and the lease runs out by itself.
     pub async fn settle(&self, claimed: &ClaimedCustomer, settlement: &Settlement) -> Result<Settled, StoreError> {
         let call = Arc::new((claimed.clone(), settlement.clone()));
+        if is_plain(&call) {
+            let finish = async |calls: Vec<Call>| self.finish_all(&calls).await;
+            // Something new may have arrived, or somebody holds the row.
+            if self.finishing.join(call.clone(), finish).await == Some(Some(Settled::Done)) {
+                return Ok(Settled::Done);
+            }
+        }
         let together = async |calls: Vec<Call>| self.settle_all(&calls).await;
         match self.settling.join(call.clone(), together).await.flatten() {
             Some(settled @ (Settled::Done | Settled::StillWaiting)) => Ok(settled),
@@ -168,38 +175,33 @@ impl Outbox {
         Ok(settled.first().copied().unwrap_or(Settled::LeaseLost))
     }
 
-    /// Writes what came of several claims; those whose row somebody holds are left out, as if their lease was lost. `None`
-    /// for what was not written because of an error.
-    pub(super) async fn settle_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
-        let now = self.clock.for_postgres();
-        let mut settled = vec![None; calls.len()];
-        // What is said and done needs no transaction around its one statement.
-        let plain: Vec<_> = (0..calls.len()).filter(|place| is_plain(&calls[*place])).collect();
-        let chosen: Vec<_> = plain.iter().map(|place| &calls[*place]).collect();
-        if let Ok(written) = write(&self.pool, &chosen, now, Only::Finished).await {
-            for (place, written) in plain.into_iter().zip(written) {
-                settled[place] = Some(written).filter(|written| *written == Settled::Done);
-            }
-        }
-        let rest: Vec<_> = (0..calls.len()).filter(|place| settled[*place].is_none()).collect();
-        let chosen: Vec<_> = rest.iter().map(|place| &calls[*place]).collect();
-        // Whose fault it is shows when each is settled alone.
-        if let Ok(written) = self.settle_rest(&chosen, now).await {
-            for (place, written) in rest.into_iter().zip(written) {
-                settled[place] = Some(written);
-            }
-        }
-        settled
+    /// Writes what came of several claims of which all is said: one statement, without a transaction around it.
+    async fn finish_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
+        let calls: Vec<_> = calls.iter().collect();
+        each_of(calls.len(), write(&self.pool, &calls, self.clock.for_postgres(), Only::Finished).await)
     }
 
-    async fn settle_rest(&self, calls: &[&Call], now: Option<DateTime<Utc>>) -> Result<Vec<Settled>, StoreError> {
-        if calls.is_empty() {
-            return Ok(vec![]);
+    /// Writes what came of several claims; those whose row somebody holds are left out, as if their lease was lost.
+    async fn settle_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
+        let calls: Vec<_> = calls.iter().collect();
+        let written = async {
+            let mut transaction = self.pool.begin().await?;
+            let settled = write_in(&mut transaction, &calls, self.clock.for_postgres()).await?;
+            transaction.commit().await?;
+            Ok(settled)
+        };
+        each_of(calls.len(), written.await)
+    }
+}
+
+/// What came of each, or of none: whose fault it was shows when each is settled alone.
+fn each_of(calls: usize, written: Result<Vec<Settled>, StoreError>) -> Vec<Option<Settled>> {
+    match written {
+        Ok(settled) => settled.into_iter().map(Some).collect(),
+        Err(error) => {
+            tracing::debug!(error = %error, calls, "a group could not be settled together");
+            vec![None; calls]
         }
-        let mut transaction = self.pool.begin().await?;
-        let settled = write_in(&mut transaction, calls, now).await?;
-        transaction.commit().await?;
-        Ok(settled)
     }
 }
 
@@ -381,6 +383,13 @@ async fn write(
             )
             join held using (place)
         ),
+        tied as materialized (
+            select
+            from customer_links
+            join known using (source, shop_customer_id)
+            order by source, shop_customer_id
+            for update of customer_links
+        ),
         changed as (
             -- unless the link is not any more what it was when the customer was read: a person's word counts
             update customer_links link
@@ -389,12 +398,13 @@ async fn write(
                 last_synced_at = coalesce(known.synced_at, link.last_synced_at),
                 last_occurred_at = greatest(known.occurred_at, link.last_occurred_at),
                 acknowledged = known.acknowledged
-            from known
+            from known, (select count(*) from tied) as all_locked
             where link.source = known.source
               and link.shop_customer_id = known.shop_customer_id
               and link.flexportal_customer_id is not distinct from known.linked_to
         ),
         linked as (
+            -- links in one order, as an import takes them
             insert into customer_links (
                 source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged
             )
@@ -402,6 +412,7 @@ async fn write(
                 source, shop_customer_id, flexportal_customer_id, coalesce(origin, 'event'), synced_at, occurred_at,
                 acknowledged
             from known
+            order by source, shop_customer_id
             on conflict (source, shop_customer_id) do nothing
         )
         select place as "place!", true as "is_done!" from gone

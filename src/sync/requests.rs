@@ -315,6 +315,8 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
                 "the target is held"
             );
             noted(timely(self.outbox.hold(&self.target.name, reason, wait)).await);
+            // Who was claimed while that was written saw no hold.
+            self.target.mood().held_at = Some(Instant::now());
         }
         exchange
     }

@@ -429,5 +429,5 @@ struct Claims {
 }
 
 fn lease_lost(claimed: &ClaimedCustomer) {
-    tracing::warn!(source = %claimed.source, "another worker took a customer over: its word counts");
+    tracing::warn!(source = %claimed.source, "a claim is not ours any more: another worker took it over, or the answer to our own word was lost");
 }

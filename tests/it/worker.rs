@@ -7,8 +7,8 @@ use flexportal_sync::sync::StepOutcome;
 use serde_json::json;
 use sqlx::Row;
 
-use crate::support::App;
 use crate::support::shop::{generic, linked, shopify, shopify_topic};
+use crate::support::{App, in_time};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -658,4 +658,32 @@ async fn no_more_requests_go_out_than_the_budget_allows() {
     app.advance(Duration::from_secs(2));
     app.drain().await;
     assert_eq!(app.puts().len(), 14);
+}
+
+#[tokio::test]
+async fn an_event_that_somebody_holds_keeps_only_its_own_customer_waiting() {
+    let app = App::start().await;
+    app.fake.fail_next_for("cus_1", 1, Failure::status(503));
+    let held = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
+    app.drain().await;
+    assert_eq!(app.event(held).await.attempts, 1, "it has a row that can be held");
+    let mut person = app.db.pool.begin().await.expect("a transaction");
+    let hold = sqlx::query("select from event_states where event_id = $1 for update").bind(held);
+    hold.execute(&mut *person).await.expect("held");
+    app.advance(Duration::from_hours(1));
+    for n in 2..=4 {
+        app.deliver(linked(n, 0, &json!({"phone": "1"}))).await;
+    }
+    let worker = app.worker.clone();
+    let step = tokio::spawn(async move { worker.step().await });
+    in_time("the others", async {
+        while app.count("select count(*) from event_states where status = 'synced'").await < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(app.event(held).await.attempts, 1, "it is held still");
+    person.rollback().await.expect("let go");
+    step.await.expect("no panic").expect("the database");
+    assert_eq!(app.event(held).await.status, "synced");
 }

@@ -177,15 +177,16 @@ impl Pair {
         let (mut group, mut same) = (Vec::new(), Vec::new());
         for _ in 0..=self.chance(3) {
             let (real, model) = self.claims[self.claims.len() - 1 - self.chance(self.claims.len().min(4))].clone();
-            if group.iter().any(|other: &Arc<(ClaimedCustomer, _)>| other.0.customer == real.customer) {
+            if group.iter().any(|(other, _): &(ClaimedCustomer, _)| other.customer == real.customer) {
                 continue;
             }
             let settlement = self.settlement(&model);
             same.push(Queue::settle(&self.model, &model, &settlement).await.expect("model"));
-            group.push(Arc::new((real, settlement)));
+            group.push((real, settlement));
         }
-        let settled: Option<Vec<_>> = self.real.settle_all(&group).await.into_iter().collect();
-        assert_eq!(settled.expect("real"), same, "{group:?}");
+        let settled = group.iter().map(|(claimed, settlement)| self.real.settle(claimed, settlement));
+        let settled: Vec<_> = futures_util::future::try_join_all(settled).await.expect("real");
+        assert_eq!(settled, same, "{group:?}");
     }
 
     fn settlement(&self, claimed: &ClaimedCustomer) -> Settlement {

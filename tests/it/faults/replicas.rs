@@ -77,7 +77,9 @@ async fn a_worker_that_was_frozen_and_wakes_up_writes_nothing() {
     scene.the_lease_ends().await;
     wait_for_requests(&scene.fake, 2).await;
     frozen.thaw();
-    frozen.logs("another worker took a customer over: its word counts").await;
+    frozen
+        .logs("a claim is not ours any more: another worker took it over, or the answer to our own word was lost")
+        .await;
     assert_eq!(scene.db.count("select count(*) from sync_attempts").await, 0);
     assert_eq!(scene.db.count("select count(*) from outbox_events where status = 'in_flight'").await, 2);
     scene.ends_with(2).await;
