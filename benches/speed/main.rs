@@ -4,6 +4,7 @@
 //! intake   load (keep-alive connections) ─▶ serve --role intake ─▶ Postgres
 //! drain    Postgres (filled) ─▶ serve --role worker ─▶ a server that answers every PUT alike
 //! idle     one webhook ─▶ serve ─▶ one PUT, one after the other
+//! growth   intake and drain beside those on an empty table; only if asked for, since it takes long
 //! peers    the drain, and beside it those of other job queues; only if asked for, since it needs npm
 //! yardstick: pgbench, one row of the same payload and a unique key per transaction, sent by the client
 //! ```
@@ -27,12 +28,15 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::Instant;
 
+mod growth;
+mod history;
 mod load;
 mod peers;
 mod server;
 mod stub;
 mod webhooks;
 
+use growth::Situation;
 use load::{Load, Measured};
 use server::{Role, Server};
 use stub::Stub;
@@ -40,12 +44,24 @@ use stub::Stub;
 /// Measures the service against pgbench on the same Postgres.
 #[derive(Debug, Parser)]
 struct Speed {
-    /// What to measure; nothing: all of it but the peers
+    /// What to measure; nothing: intake, drain and idle, and with --smoke growth
     #[arg(value_enum)]
     what: Vec<What>,
     /// Tiny amounts, for CI: does it run, are the books right
     #[arg(long)]
     smoke: bool,
+    /// Growth: finished events in the tables [default: 10000000]
+    #[arg(long)]
+    finished: Option<usize>,
+    /// Growth: customers that wait [default: 1000000]
+    #[arg(long)]
+    waiting: Option<usize>,
+    /// Growth: for how long the transaction is held open under load [default: 60s]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    open_for: Option<Duration>,
+    /// Growth: only these situations
+    #[arg(long, value_delimiter = ',')]
+    situations: Vec<Situation>,
     /// What `cargo bench` adds
     #[arg(long = "bench", hide = true)]
     _is_bench: bool,
@@ -60,6 +76,8 @@ enum What {
     Drain,
     /// From the webhook to its PUT, while nothing else happens
     Idle,
+    /// Intake and drain with what is stored, what waits, and an open transaction, beside those on an empty table
+    Growth,
     /// The drain beside that of other job queues, which `npm ci --prefix benches/peers` installs
     Peers,
 }
@@ -78,6 +96,7 @@ struct Scale {
     drained: usize,
     /// Webhooks sent one after the other.
     single: usize,
+    growth: growth::Scale,
 }
 
 const FULL: Scale = Scale {
@@ -87,6 +106,16 @@ const FULL: Scale = Scale {
     customers: 5_000,
     drained: 30_000,
     single: 500,
+    growth: growth::Scale {
+        finished: 10_000_000,
+        waiting: 1_000_000,
+        open_for: Duration::from_mins(1),
+        churned: 1_000,
+        connections: 64,
+        lasts: Duration::from_secs(5),
+        drained: 20_000,
+        rounds: 3,
+    },
 };
 
 const SMOKE: Scale = Scale {
@@ -96,6 +125,16 @@ const SMOKE: Scale = Scale {
     customers: 50,
     drained: 200,
     single: 5,
+    growth: growth::Scale {
+        finished: 2_000,
+        waiting: 1_000,
+        open_for: Duration::from_secs(1),
+        churned: 50,
+        connections: 8,
+        lasts: Duration::from_millis(300),
+        drained: 200,
+        rounds: 1,
+    },
 };
 
 /// Requests in flight of the worker.
@@ -141,16 +180,21 @@ impl Speed {
             if cfg!(debug_assertions) { "dev" } else { "release" },
             postgres.describe(),
         );
-        let all = [What::Intake, What::Drain, What::Idle];
-        for what in if self.what.is_empty() { &all } else { self.what.as_slice() } {
+        let all: &[_] = if self.smoke {
+            &[What::Intake, What::Drain, What::Idle, What::Growth]
+        } else {
+            &[What::Intake, What::Drain, What::Idle]
+        };
+        for what in if self.what.is_empty() { all } else { &self.what } {
             let name = fresh_database_name("flexportal_sync_speed");
             let url = create_database(postgres.url(), &name, None).await?;
             let pool = PgPoolOptions::new().max_connections(2).connect(url.expose_secret()).await?;
-            let bench = Bench { url, pool, scale };
+            let bench = Bench { url: url.clone(), pool, scale };
             let outcome = match what {
                 What::Intake => bench.intake().await,
                 What::Drain => bench.drain().await.map(drop),
                 What::Idle => bench.idle().await,
+                What::Growth => self.growth(&scale.growth).on(&url).await,
                 What::Peers => bench.peers().await,
             };
             bench.pool.close().await;
@@ -158,6 +202,20 @@ impl Speed {
             outcome?;
         }
         Ok(())
+    }
+
+    fn growth(&self, scale: &growth::Scale) -> growth::Growth {
+        let situations = match self.situations.as_slice() {
+            [] => Situation::value_variants(),
+            chosen => chosen,
+        };
+        let scale = growth::Scale {
+            finished: self.finished.unwrap_or(scale.finished),
+            waiting: self.waiting.unwrap_or(scale.waiting),
+            open_for: self.open_for.unwrap_or(scale.open_for),
+            ..*scale
+        };
+        growth::Growth { scale, situations: situations.to_vec() }
     }
 }
 

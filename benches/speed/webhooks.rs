@@ -1,6 +1,7 @@
 //! Signed webhooks, made before the clock starts.
 
 use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 use flexportal_sync::config::ShopKind;
@@ -30,7 +31,7 @@ impl Webhook {
         into.extend_from_slice(self.head.as_bytes());
         if let Some(header) = &self.id {
             // Writing to memory cannot fail.
-            let _ = std::io::Write::write_fmt(into, format_args!("{header}: speed-{n}\r\n"));
+            let _ = std::io::Write::write_fmt(into, format_args!("{header}: {}\r\n", scattered(n)));
         }
         into.extend_from_slice(b"\r\n");
         into.extend_from_slice(self.body.as_bytes());
@@ -86,8 +87,13 @@ pub(crate) fn of_shopify(customers: usize) -> anyhow::Result<Vec<Webhook>> {
     made.collect()
 }
 
-/// Bodies of the given size, each of another customer that FlexPortal's id is given of; each can be sent once.
+/// Calls of [`of_generic`] so far: neither ids nor values are ever the same.
+static WAVES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bodies of the given size, each of another customer that FlexPortal's id is given of; each can be sent once, within
+/// five minutes. Called again, it makes another change of each of the same customers.
 pub(crate) fn of_generic(customers: usize, size: usize) -> anyhow::Result<Vec<Webhook>> {
+    let wave = WAVES.fetch_add(1, Ordering::Relaxed);
     let made = (0..customers).map(|n| {
         let body = |note: &str| {
             json!({
@@ -97,7 +103,7 @@ pub(crate) fn of_generic(customers: usize, size: usize) -> anyhow::Result<Vec<We
                     "customerId": format!("shop-{n}"),
                     "flexportalCustomerId": format!("cus_{n}"),
                     "firstName": "Adelheid",
-                    "lastName": format!("Musterfrau {n}"),
+                    "lastName": format!("Musterfrau {n} {wave}"),
                     "phone": format!("+49301234{n:06}"),
                     "note": note,
                 }
@@ -105,14 +111,14 @@ pub(crate) fn of_generic(customers: usize, size: usize) -> anyhow::Result<Vec<We
             .to_string()
         };
         let room = size.saturating_sub(body("").len());
-        webhook(ShopKind::Generic, n, body(&"n".repeat(room)))
+        webhook(ShopKind::Generic, wave * customers + n, body(&"n".repeat(room)))
     });
     made.collect()
 }
 
 fn webhook(kind: ShopKind, n: usize, body: String) -> anyhow::Result<Webhook> {
     let secret = SecretString::from(SECRET);
-    let headers = sign(kind, &secret, usual_topic(kind), &format!("speed-{n}"), body.as_bytes(), Clock::System.now());
+    let headers = sign(kind, &secret, usual_topic(kind), &scattered(n), body.as_bytes(), Clock::System.now());
     let mut head =
         format!("POST /webhooks/{} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", kind.as_str(), body.len());
     let mut id = None;
@@ -125,4 +131,10 @@ fn webhook(kind: ShopKind, n: usize, body: String) -> anyhow::Result<Webhook> {
         }
     }
     Ok(Webhook { head, id, body })
+}
+
+/// A delivery's id: another for each number, and without order, as shops give them.
+fn scattered(n: usize) -> String {
+    // An odd factor maps numbers of 64 bits one to one.
+    format!("{:016x}", (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }

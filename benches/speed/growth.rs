@@ -1,0 +1,290 @@
+//! Intake and drain with much in the tables, beside those on an empty table of the same run.
+//!
+//! For each situation a database is filled ([`history`](super::history)), and then measured in turn with a new, empty
+//! one, so that what else the machine does meets both: first the drain, then the intake, both right after a checkpoint,
+//! from when each page that is written goes into the WAL as a whole once more.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use flexportal_sync::throwaway_postgres::{create_database, drop_database, fresh_database_name};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
+use tokio::time::Instant;
+
+use super::history::{Loaded, Waiting};
+use super::load::Load;
+use super::server::{Role, Server};
+use super::stub::Stub;
+use super::{DRAINED_BODY_BYTES, per_second, webhooks};
+
+/// What is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Situation {
+    /// Events that were finished within the last four weeks
+    Finished,
+    /// Customers that are due, of a target whose worker is away
+    OtherTarget,
+    /// Customers of the same target that are due tomorrow
+    Tomorrow,
+    /// Customers of the same target that are due, and let live changes go first
+    Replays,
+    /// A transaction that has been open for a while under load
+    OpenTransaction,
+}
+
+/// How much of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// Finished events.
+    pub(crate) finished: usize,
+    /// Waiting customers.
+    pub(crate) waiting: usize,
+    /// For how long the transaction is open before the first measurement.
+    pub(crate) open_for: Duration,
+    /// Events per second while it is.
+    pub(crate) churned: usize,
+    /// Connections of the intake's load.
+    pub(crate) connections: usize,
+    /// The intake is measured for so long.
+    pub(crate) lasts: Duration,
+    /// Events that are drained.
+    pub(crate) drained: usize,
+    /// Measurements of each situation, and as many of an empty table.
+    pub(crate) rounds: usize,
+}
+
+/// Customers of the intake's load.
+const CUSTOMERS: usize = 5_000;
+
+/// The measurement.
+pub(crate) struct Growth {
+    pub(crate) scale: Scale,
+    pub(crate) situations: Vec<Situation>,
+}
+
+/// What one measurement found, per second.
+struct Rates {
+    intake: f64,
+    drain: f64,
+}
+
+impl Growth {
+    /// Measures on a server, in databases of its own.
+    pub(crate) async fn on(&self, server: &SecretString) -> anyhow::Result<()> {
+        let Scale { connections, drained, rounds, .. } = self.scale;
+        println!(
+            "\ngrowth: intake at {connections} connections, and the drain of {drained} events; the median of {rounds} \
+             rounds, and the ratios of all, each beside an empty table\n"
+        );
+        println!("| situation | intake/s | of empty | | drain/s | of empty | |");
+        println!("|:----------|---------:|---------:|-:|--------:|---------:|-:|");
+        for situation in &self.situations {
+            let database = Database::create(server).await?;
+            let outcome = self.measure(*situation, &database, server).await;
+            database.drop(server).await?;
+            println!("{}", outcome?);
+        }
+        Ok(())
+    }
+
+    /// A line of the table.
+    async fn measure(&self, situation: Situation, full: &Database, server: &SecretString) -> anyhow::Result<String> {
+        let began = Instant::now();
+        let (told, _held) = self.bring_about(situation, full).await?;
+        eprintln!("{told}: brought about in {:.0} s", began.elapsed().as_secs_f64());
+        let (mut here, mut empty) = (Vec::new(), Vec::new());
+        for _ in 0..self.scale.rounds {
+            let new = Database::create(server).await?;
+            let rates = self.rates(&new).await;
+            new.drop(server).await?;
+            empty.push(rates.context("on an empty table")?);
+            here.push(self.rates(full).await.with_context(|| told.clone())?);
+        }
+        let column = |rate: fn(&Rates) -> f64| {
+            let ratios = here.iter().zip(&empty).map(|(here, empty)| rate(here) / rate(empty));
+            let ratios: Vec<_> = ratios.collect();
+            let all: Vec<_> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+            let rate = median(here.iter().map(rate).collect());
+            format!("{rate:.0} | {:.2} | {}", median(ratios), all.join(", "))
+        };
+        Ok(format!("| {told} | {} | {} |", column(|rates| rates.intake), column(|rates| rates.drain)))
+    }
+
+    /// Brings a situation about; it lasts as long as the connection.
+    async fn bring_about(
+        &self,
+        situation: Situation,
+        database: &Database,
+    ) -> anyhow::Result<(String, Option<PgConnection>)> {
+        let Scale { finished, waiting, drained, .. } = self.scale;
+        let loaded = Loaded { shopify: CUSTOMERS, generic: drained };
+        let told = match situation {
+            Situation::Finished => {
+                database.remember(finished, loaded).await?;
+                format!("{finished} finished events")
+            }
+            Situation::OtherTarget => {
+                database.let_wait(waiting, Waiting::ForAnotherTarget, loaded).await?;
+                format!("{waiting} customers of another target are due")
+            }
+            Situation::Tomorrow => {
+                database.let_wait(waiting, Waiting::ForTomorrow, loaded).await?;
+                format!("{waiting} customers are due tomorrow")
+            }
+            Situation::Replays => {
+                database.let_wait(waiting, Waiting::BehindLiveChanges, loaded).await?;
+                format!("{waiting} replays are due")
+            }
+            Situation::OpenTransaction => {
+                let mut held = database.connect().await?;
+                sqlx::raw_sql("begin isolation level repeatable read; select 1").execute(&mut held).await?;
+                let events = self.churn(database).await?;
+                let seconds = self.scale.open_for.as_secs_f64();
+                return Ok((format!("a transaction open for {seconds:.0} s and {events} events"), Some(held)));
+            }
+        };
+        Ok((told, None))
+    }
+
+    /// Events come and are synced for a while.
+    async fn churn(&self, database: &Database) -> anyhow::Result<usize> {
+        let Scale { open_for, churned, drained, .. } = self.scale;
+        let stub = Stub::start().await?;
+        let server = Server::start(Role::All, &database.url, Some(stub.addr())).await?;
+        let began = Instant::now();
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut sent = 0;
+        while began.elapsed() < open_for {
+            // Again and again the same customers.
+            for webhooks in webhooks::of_generic(drained, DRAINED_BODY_BYTES)?.chunks(churned) {
+                second.tick().await;
+                if began.elapsed() >= open_for {
+                    break;
+                }
+                Load::once(&server, webhooks).await?;
+                sent += webhooks.len();
+            }
+        }
+        while database.count("select count(*) from waiting_customers").await? > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(sent)
+    }
+
+    async fn rates(&self, database: &Database) -> anyhow::Result<Rates> {
+        let drain = self.drain(database).await?;
+        let intake = self.intake(database).await?;
+        Ok(Rates { intake, drain })
+    }
+
+    /// Events per second of those that were delivered just before.
+    async fn drain(&self, database: &Database) -> anyhow::Result<f64> {
+        let events = self.scale.drained;
+        let webhooks = webhooks::of_generic(events, DRAINED_BODY_BYTES)?;
+        let last = database.last_event().await?;
+        let intake = Server::start(Role::Intake, &database.url, None).await?;
+        Load::once(&intake, &webhooks).await?;
+        drop(intake);
+        database.checkpoint().await?;
+        let stub = Stub::start().await?;
+        let worker = Server::start(Role::Worker, &database.url, Some(stub.addr())).await?;
+        stub.wait_for(events).await?;
+        let synced = "select count(*) from event_states where event_id > $1 and status = 'synced'";
+        let mut left = 3_000;
+        while database.count_since(synced, last).await? < i64::try_from(events)? {
+            left -= 1;
+            ensure!(left > 0, "not all of {events} events are synced");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(worker);
+        let made = "select count(*) from sync_attempts where event_id > $1 and http_status = 200";
+        let made = database.count_since(made, last).await?;
+        ensure!(made == i64::try_from(events)?, "{made} requests were recorded of {events}");
+        // By the books, which tell it to the millisecond without being looked at all the time.
+        let took = sqlx::query_scalar(
+            "select extract(epoch from max(s.finished_at) - min(a.started_at))::float8
+             from event_states s
+             join sync_attempts a using (event_id)
+             where s.event_id > $1",
+        );
+        let took: f64 = took.bind(last).fetch_one(&database.pool).await?;
+        Ok(per_second(events, Duration::from_secs_f64(took)))
+    }
+
+    /// Webhooks per second.
+    async fn intake(&self, database: &Database) -> anyhow::Result<f64> {
+        let webhooks = webhooks::of_shopify(CUSTOMERS)?;
+        let server = Server::start(Role::Intake, &database.url, None).await?;
+        let Scale { connections, lasts, .. } = self.scale;
+        let last = database.last_event().await?;
+        // The first connections are nobody's measure.
+        let first = Load { connections, lasts: lasts / 10, rate: None }.put(&server, &webhooks).await?;
+        database.checkpoint().await?;
+        let measured = Load { connections, lasts, rate: None }.put(&server, &webhooks).await?;
+        drop(server);
+        let accepted = i64::try_from(first.count() + measured.count())?;
+        let stored = database.count_since("select count(*) from deliveries where id > $1", last).await?;
+        ensure!(stored == accepted, "{accepted} were accepted, {stored} are stored");
+        // Nobody is to drain them in the next round.
+        sqlx::query("delete from waiting_customers where source = 'shopify' and first_event_id > $1")
+            .bind(last)
+            .execute(&database.pool)
+            .await?;
+        sqlx::raw_sql("vacuum waiting_customers").execute(&database.pool).await?;
+        Ok(measured.rate())
+    }
+}
+
+/// A database of ours, migrated.
+pub(crate) struct Database {
+    name: String,
+    pub(crate) url: SecretString,
+    pub(crate) pool: PgPool,
+}
+
+impl Database {
+    async fn create(server: &SecretString) -> anyhow::Result<Self> {
+        let name = fresh_database_name("flexportal_sync_growth");
+        let url = create_database(server, &name, None).await?;
+        let pool = PgPoolOptions::new().max_connections(2).connect(url.expose_secret()).await?;
+        // It migrates.
+        drop(Server::start(Role::Intake, &url, None).await?);
+        Ok(Self { name, url, pool })
+    }
+
+    async fn drop(self, server: &SecretString) -> anyhow::Result<()> {
+        self.pool.close().await;
+        Ok(drop_database(server, &self.name).await?)
+    }
+
+    pub(crate) async fn connect(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(self.url.expose_secret()).await?)
+    }
+
+    async fn checkpoint(&self) -> anyhow::Result<()> {
+        sqlx::raw_sql("checkpoint").execute(&self.pool).await.context("the role of DATABASE_URL may not checkpoint")?;
+        Ok(())
+    }
+
+    /// All later events have larger ids.
+    async fn last_event(&self) -> anyhow::Result<uuid::Uuid> {
+        let last = sqlx::query_scalar("select id from deliveries order by id desc limit 1");
+        Ok(last.fetch_optional(&self.pool).await?.unwrap_or_default())
+    }
+
+    async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
+    }
+
+    async fn count_since(&self, sql: &'static str, last: uuid::Uuid) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(sql).bind(last).fetch_one(&self.pool).await?)
+    }
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
