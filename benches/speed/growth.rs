@@ -44,7 +44,7 @@ pub(crate) struct Scale {
     pub(crate) waiting: usize,
     /// For how long the transaction is open before the first measurement.
     pub(crate) open_for: Duration,
-    /// Events per second while it is.
+    /// Events per second while it is, at most.
     pub(crate) churned: usize,
     /// Connections of the intake's load.
     pub(crate) connections: usize,
@@ -76,11 +76,11 @@ impl Growth {
     pub(crate) async fn on(&self, server: &SecretString) -> anyhow::Result<()> {
         let Scale { connections, drained, rounds, .. } = self.scale;
         println!(
-            "\ngrowth: intake at {connections} connections, and the drain of {drained} events; the median of {rounds} \
-             rounds, and the ratios of all, each beside an empty table\n"
+            "\ngrowth: intake at {connections} connections, and the drain of {drained} events; medians of {rounds} rounds \
+             (lowest to highest ratio), each beside an empty table\n"
         );
-        println!("| situation | intake/s | of empty | | drain/s | of empty | |");
-        println!("|:----------|---------:|---------:|-:|--------:|---------:|-:|");
+        println!("| situation | intake/s | of empty | drain/s | of empty |");
+        println!("|:----------|---------:|---------:|--------:|---------:|");
         for situation in &self.situations {
             let database = Database::create(server).await?;
             let outcome = self.measure(*situation, &database, server).await;
@@ -104,11 +104,10 @@ impl Growth {
             here.push(self.rates(full).await.with_context(|| told.clone())?);
         }
         let column = |rate: fn(&Rates) -> f64| {
-            let ratios = here.iter().zip(&empty).map(|(here, empty)| rate(here) / rate(empty));
-            let ratios: Vec<_> = ratios.collect();
-            let all: Vec<_> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
-            let rate = median(here.iter().map(rate).collect());
-            format!("{rate:.0} | {:.2} | {}", median(ratios), all.join(", "))
+            let rates = sorted(here.iter().map(rate));
+            let ratios = sorted(here.iter().zip(&empty).map(|(here, empty)| rate(here) / rate(empty)));
+            let (lowest, highest) = (ratios[0], ratios[ratios.len() - 1]);
+            format!("{:.0} | {:.2} ({lowest:.2} to {highest:.2})", median(&rates), median(&ratios))
         };
         Ok(format!("| {told} | {} | {} |", column(|rates| rates.intake), column(|rates| rates.drain)))
     }
@@ -166,8 +165,11 @@ impl Growth {
                 }
                 Load::once(&server, webhooks).await?;
                 sent += webhooks.len();
+                // As many as it can take: what waits is another situation.
+                stub.wait_for(sent.saturating_sub(churned)).await?;
             }
         }
+        stub.wait_for(sent).await?;
         while database.count("select count(*) from waiting_customers").await? > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -284,7 +286,12 @@ impl Database {
     }
 }
 
-fn median(mut rates: Vec<f64>) -> f64 {
+fn sorted(rates: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut rates: Vec<_> = rates.collect();
     rates.sort_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied().unwrap_or_default()
+    rates
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
 }

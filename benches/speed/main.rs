@@ -13,6 +13,7 @@
 //! cores with the load. Exit code 1 if the books are wrong: an accepted webhook without its row, an event that is not
 //! synced. Speed itself is measured, not judged.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -59,6 +60,9 @@ struct Speed {
     /// Growth: for how long the transaction is held open under load [default: 60s]
     #[arg(long, value_parser = humantime::parse_duration)]
     open_for: Option<Duration>,
+    /// Growth: measurements of each situation [default: 5]
+    #[arg(long)]
+    rounds: Option<NonZeroUsize>,
     /// Growth: only these situations
     #[arg(long, value_delimiter = ',')]
     situations: Vec<Situation>,
@@ -112,9 +116,9 @@ const FULL: Scale = Scale {
         open_for: Duration::from_mins(1),
         churned: 1_000,
         connections: 64,
-        lasts: Duration::from_secs(5),
-        drained: 20_000,
-        rounds: 3,
+        lasts: Duration::from_secs(3),
+        drained: 10_000,
+        rounds: 5,
     },
 };
 
@@ -213,6 +217,7 @@ impl Speed {
             finished: self.finished.unwrap_or(scale.finished),
             waiting: self.waiting.unwrap_or(scale.waiting),
             open_for: self.open_for.unwrap_or(scale.open_for),
+            rounds: self.rounds.map_or(scale.rounds, NonZeroUsize::get),
             ..*scale
         };
         growth::Growth { scale, situations: situations.to_vec() }
