@@ -668,8 +668,8 @@ async fn an_event_that_somebody_holds_keeps_only_its_own_customer_waiting() {
     app.drain().await;
     assert_eq!(app.event(held).await.attempts, 1, "it has a row that can be held");
     let mut person = app.db.pool.begin().await.expect("a transaction");
-    let hold = sqlx::query("select from event_states where event_id = $1 for update").bind(held);
-    hold.execute(&mut *person).await.expect("held");
+    let holding = sqlx::query("select from event_states where event_id = $1 for update").bind(held);
+    holding.execute(&mut *person).await.expect("held");
     app.advance(Duration::from_hours(1));
     for n in 2..=4 {
         app.deliver(linked(n, 0, &json!({"phone": "1"}))).await;
