@@ -78,7 +78,7 @@ pub(super) struct Known<'a> {
 }
 
 impl LinkChange {
-    /// What is written together with the results; the other changes are rare, and written by [`write`].
+    /// What is written together with the results; the other changes are rare, and written by [`write()`].
     pub(super) fn known(&self) -> Option<Known<'_>> {
         let Self::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } = self else {
             return None;
