@@ -293,5 +293,6 @@ fn sorted(rates: impl Iterator<Item = f64>) -> Vec<f64> {
 }
 
 fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
+    let half = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[half - 1], sorted[half]) } else { sorted[half] }
 }

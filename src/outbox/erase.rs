@@ -134,20 +134,8 @@ impl Outbox {
         settle::move_up(&mut transaction, &[key]).await?;
         let erased = Erased { events: u64::try_from(events.len()).unwrap_or(u64::MAX), closed, requests, links };
         if erased.is_anything() {
-            intervene::done_by(&mut transaction, by).await?;
-            sqlx::query!(
-                r#"
-                insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
-                values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
-                "#,
-                self.clock.for_postgres(),
-                source,
-                customer,
-                request,
-                erased.to_string(),
-            )
-            .execute(&mut *transaction)
-            .await?;
+            let of = (source, Some(customer), request);
+            leave_receipt(&mut transaction, of, by, &erased.to_string(), self.clock.for_postgres()).await?;
         }
         transaction.commit().await?;
         Ok(Some(erased))
@@ -258,6 +246,31 @@ impl Outbox {
         .await?;
         Ok(rows.into_iter().map(|row| (row.source, row.customer)).collect())
     }
+}
+
+/// What stays of an erasure: of which source and customer, for which request, by whom, and what came of it.
+pub(super) async fn leave_receipt(
+    connection: &mut PgConnection,
+    (source, customer, request): (&str, Option<&str>, Option<Uuid>),
+    by: DoneBy,
+    outcome: &str,
+    now: Option<DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    intervene::done_by(connection, by).await?;
+    sqlx::query!(
+        r#"
+        insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
+        values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
+        "#,
+        now,
+        source,
+        customer,
+        request,
+        outcome,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Bodies and e-mails.

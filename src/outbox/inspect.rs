@@ -5,17 +5,16 @@
 mod customers;
 mod events;
 mod failures;
+mod history;
 mod links;
 mod page;
 mod status;
 mod timeline;
 
-pub use customers::{
-    CustomerFilter, CustomerHistory, CustomerState, CustomerSync, DuplicateNote, InterventionNote, MAX_AHEAD,
-    QueuePlace,
-};
+pub use customers::{CustomerFilter, CustomerState, CustomerSync};
 pub use events::{EventDetail, EventFilter, EventOutcome, EventSummary, RequestMade};
 pub use failures::{Failure, FailureFilter, FailureGroup};
+pub use history::{CustomerHistory, DuplicateNote, InterventionNote, MAX_AHEAD, QueuePlace};
 pub use links::{LinkFilter, LinkRow};
 pub use page::{BadCursor, Page};
 pub(super) use status::takes_seconds;

@@ -1,6 +1,7 @@
 //! Privacy requests of shops: which are open, and that one has been acted on.
 
-use super::{DoneBy, Erased, Outbox, StoreError, intervene};
+use super::erase::leave_receipt;
+use super::{DoneBy, Erased, Outbox, StoreError};
 use crate::domain::{EventId, ShopCustomerId, SourceName};
 
 /// A privacy request that nobody has acted on.
@@ -237,20 +238,9 @@ impl Outbox {
         }
         // The customer's own receipt says it all.
         if customers.count == 0 || request.customer.is_none() {
-            intervene::done_by(&mut transaction, DoneBy::Shop).await?;
-            sqlx::query!(
-                r#"
-                insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
-                values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
-                "#,
-                self.clock.for_postgres(),
-                request.source.as_str(),
-                request.customer.as_ref().map(ShopCustomerId::as_str),
-                request.event.0,
-                outcome,
-            )
-            .execute(&mut *transaction)
-            .await?;
+            let customer = request.customer.as_ref().map(ShopCustomerId::as_str);
+            let of = (request.source.as_str(), customer, Some(request.event.0));
+            leave_receipt(&mut transaction, of, DoneBy::Shop, &outcome, self.clock.for_postgres()).await?;
         }
         transaction.commit().await?;
         Ok(outcome)

@@ -170,23 +170,22 @@ impl Outbox {
         )
         .fetch_optional(&mut *transaction)
         .await?;
-        let settled = write_in(&mut transaction, &[call], self.clock.for_postgres()).await?;
+        let calls = std::slice::from_ref(call);
+        let settled = write_in(&mut transaction, calls, self.clock.for_postgres()).await?;
         transaction.commit().await?;
         Ok(settled.first().copied().unwrap_or(Settled::LeaseLost))
     }
 
     /// Writes what came of several claims of which all is said: one statement, without a transaction around it.
     async fn finish_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
-        let calls: Vec<_> = calls.iter().collect();
-        each_of(calls.len(), write(&self.pool, &calls, self.clock.for_postgres(), Only::Finished).await)
+        each_of(calls.len(), write(&self.pool, calls, self.clock.for_postgres(), Only::Finished).await)
     }
 
     /// Writes what came of several claims; those whose row somebody holds are left out, as if their lease was lost.
     async fn settle_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
-        let calls: Vec<_> = calls.iter().collect();
         let written = async {
             let mut transaction = self.pool.begin().await?;
-            let settled = write_in(&mut transaction, &calls, self.clock.for_postgres()).await?;
+            let settled = write_in(&mut transaction, calls, self.clock.for_postgres()).await?;
             transaction.commit().await?;
             Ok(settled)
         };
@@ -221,12 +220,12 @@ fn is_done(call: &Call) -> bool {
 /// All that there may be to write, within a transaction.
 async fn write_in(
     connection: &mut sqlx::PgConnection,
-    calls: &[&Call],
+    calls: &[Call],
     now: Option<DateTime<Utc>>,
 ) -> Result<Vec<Settled>, StoreError> {
     let settled = write(&mut *connection, calls, now, Only::Held).await?;
     let counting: Vec<_> = calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
-    let written: Vec<_> = counting.iter().map(|(call, _)| &****call).collect();
+    let written: Vec<_> = counting.iter().map(|(call, _)| &***call).collect();
     close_overtaken(connection, &written, now).await?;
     let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
     links::write(connection, &links).await?;
@@ -241,18 +240,15 @@ async fn write_in(
 #[expect(clippy::too_many_lines, reason = "one statement: a trip to the database and a commit, for however many")]
 async fn write(
     executor: impl sqlx::PgExecutor<'_>,
-    calls: &[&Call],
+    calls: &[Call],
     now: Option<DateTime<Utc>>,
     only: Only,
 ) -> Result<Vec<Settled>, StoreError> {
-    if calls.is_empty() {
-        return Ok(vec![]);
-    }
-    let delay = |call: &&Call| match call.1.next {
+    let delay = |call: &Call| match call.1.next {
         Next::Done | Next::AsBefore => None,
         Next::RetryIn(delay) => Some(seconds(delay)),
     };
-    let placed = || (1_i64..).zip(calls.iter().map(|call| &***call));
+    let placed = || (1_i64..).zip(calls.iter().map(|call| &**call));
     let results: Vec<_> =
         placed().flat_map(|(place, (_, settlement))| settlement.results.iter().map(move |one| (place, one))).collect();
     let attempts: Vec<_> =
@@ -424,7 +420,7 @@ async fn write(
         &column(calls, |call| call.0.customer.as_str()) as _,
         &column(calls, |call| call.0.lease_id()),
         &column(calls, |call| call.0.revision),
-        &column(calls, |call| is_done(call)),
+        &column(calls, is_done),
         &column(calls, delay) as _,
         &column(calls, |call| call.1.rest.map(seconds)) as _,
         &column(calls, |call| call.1.link.says_what_is_known()),

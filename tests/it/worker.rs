@@ -667,9 +667,7 @@ async fn an_event_that_somebody_holds_keeps_only_its_own_customer_waiting() {
     let held = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
     app.drain().await;
     assert_eq!(app.event(held).await.attempts, 1, "it has a row that can be held");
-    let mut person = app.db.pool.begin().await.expect("a transaction");
-    let holding = sqlx::query("select from event_states where event_id = $1 for update").bind(held);
-    holding.execute(&mut *person).await.expect("held");
+    let person = app.db.hold("select from event_states for update").await;
     app.advance(Duration::from_hours(1));
     for n in 2..=4 {
         app.deliver(linked(n, 0, &json!({"phone": "1"}))).await;
@@ -683,7 +681,7 @@ async fn an_event_that_somebody_holds_keeps_only_its_own_customer_waiting() {
     })
     .await;
     assert_eq!(app.event(held).await.attempts, 1, "it is held still");
-    person.rollback().await.expect("let go");
+    person.release().await;
     step.await.expect("no panic").expect("the database");
     assert_eq!(app.event(held).await.status, "synced");
 }

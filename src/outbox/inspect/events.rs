@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use sqlx::types::{Json, Uuid};
 use utoipa::ToSchema;
 
-use super::customers::InterventionNote;
 use super::failures::in_words;
+use super::history::InterventionNote;
 use super::page::{Page, after};
 use crate::domain::{EventId, EventStatus, ShopCustomerId, SourceName};
 use crate::outbox::{InspectError, Outbox, StoreError};

@@ -80,11 +80,7 @@ async fn what_others_are_at_is_left_to_them_and_live_work_goes_on_meanwhile() {
     assert_eq!(held.status, "synced");
     app.sync(linked(2, 0, &json!({"phone": "1"}))).await;
     app.advance(DAY * 2);
-    let mut other = app.db.pool.begin().await.expect("a transaction");
-    sqlx::query("select from event_states order by event_id limit 1 for update")
-        .execute(&mut *other)
-        .await
-        .expect("held");
+    let other = app.db.hold("select from event_states order by event_id limit 1 for update").await;
     let upkeep = app.upkeep();
     crate::support::in_time("the removal", async { upkeep.round().await.expect("the database") }).await;
     assert_eq!(
@@ -92,11 +88,12 @@ async fn what_others_are_at_is_left_to_them_and_live_work_goes_on_meanwhile() {
         1,
         "the one that is held is left for the next round"
     );
+    other.release().await;
     // Removing takes rows of what is finished alone: with one of its transactions open, a change comes in and goes out.
-    sqlx::query("delete from deliveries").execute(&mut *other).await.expect("removed");
+    let removal = app.db.hold("delete from deliveries").await;
     let live = crate::support::in_time("the live change", app.sync(linked(1, 2, &json!({"phone": "2"})))).await;
     assert_eq!(live.status, "synced");
-    other.rollback().await.expect("given back");
+    removal.release().await;
     app.upkeep().round().await.expect("the database");
     assert_eq!(app.count("select count(*) from deliveries").await, 1, "the live one");
 }

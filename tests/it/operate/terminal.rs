@@ -1,5 +1,6 @@
 //! The commands, run as a person would.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -9,10 +10,11 @@ use flexportal_sync::fake_flexportal::{Behaviour, Failure, Refusal};
 use flexportal_sync::outbox::{CustomerFilter, CustomerSync, DoneBy, NewLink};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::cli::{Output, folder, program, run};
-use crate::support::App;
 use crate::support::shop::{generic, linked, shopify};
+use crate::support::{App, in_time};
 
 /// A command on the database of an app.
 fn command(app: &App, folder: &tempfile::TempDir, arguments: &[&str]) -> Command {
@@ -441,4 +443,39 @@ async fn a_long_story_says_that_it_leaves_out_its_beginning() {
     let story = shown(&app, &["why", "shop-1"]).await;
     assert!(story.contains("older events are left out: flexportal-sync events list --source generic"), "{story}");
     assert_eq!(json_of(&app, &["why", "shop-1"]).await["hasOlderEvents"], true);
+}
+
+#[tokio::test]
+async fn long_work_tells_how_far_it_is_and_a_watch_goes_on_until_it_is_ended() {
+    let app = App::start().await;
+    app.db
+        .execute(
+            "with failed as (
+                 insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload)
+                 select gen_random_uuid(), 'generic', 'd' || n, 'customer.updated', 'c' || n, 'customer', now(), now(), '{}'
+                 from generate_series(1, 500) as n
+                 returning id, source, shop_customer_id
+             )
+             insert into event_states (event_id, status, attempts, cause, finished_at, source, shop_customer_id)
+             select id, 'failed', 1, 'a test', now(), source, shop_customer_id from failed",
+        )
+        .await;
+    let retried = told(&app, &["failures", "retry", "--all"]).await;
+    assert!(retried.err.contains("events: 500 of 500"), "{}", retried.err);
+    assert!(retried.out.contains("500 of 500 events will be tried again"), "{}", retried.out);
+
+    let mut watch = tokio::process::Command::new(env!("CARGO_BIN_EXE_flexportal-sync"));
+    watch.args(["status", "--watch", "--every", "500ms"]).env("DATABASE_URL", app.db.url.expose_secret());
+    let mut watch = watch.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+    let mut lines = BufReader::new(watch.stdout.take().expect("piped")).lines();
+    for look in 1..=2 {
+        in_time("a screen", async {
+            while !lines.next_line().await.expect("text").expect("it goes on").contains(" UTC: ") {}
+        })
+        .await;
+        assert!(watch.try_wait().expect("a state").is_none(), "it has not ended after look {look}");
+    }
+    let id = watch.id().expect("it runs").to_string();
+    std::process::Command::new("kill").args(["-INT", &id]).status().expect("sent");
+    assert!(in_time("its end", watch.wait()).await.expect("a status").success());
 }
