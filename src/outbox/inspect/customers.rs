@@ -184,7 +184,7 @@ impl Outbox {
                     }
                     let customers = match state {
                         Some(CustomerSync::Waiting) => self.waiting(source, begin, room).await?,
-                        _ => self.in_order(source, begin, room).await?,
+                        _ => self.in_order(source, begin, room, state == Some(CustomerSync::InSync)).await?,
                     };
                     keys.extend(customers.into_iter().map(|customer| (source.to_owned(), customer)));
                 }
@@ -321,8 +321,9 @@ impl Outbox {
         Ok(keys.into_iter().map(|row| (row.source, row.customer)).collect())
     }
 
-    /// From one customer to the next along the index, as far as the page goes.
-    async fn in_order(&self, source: &str, after: &str, limit: i64) -> Result<Vec<String>, StoreError> {
+    /// From one customer to the next along the index, as far as the page goes; `idle`: passing over those that wait,
+    /// who are many after an outage.
+    async fn in_order(&self, source: &str, after: &str, limit: i64, idle: bool) -> Result<Vec<String>, StoreError> {
         let customers = sqlx::query_scalar!(
             r#"
             with recursive listed as (
@@ -350,11 +351,18 @@ impl Outbox {
             )
             select shop_customer_id as "shop_customer_id!"
             from listed
+            where not ($4 and exists (
+                select
+                from waiting_customers w
+                where w.source = $1
+                  and w.shop_customer_id = listed.shop_customer_id
+            ))
             limit $3
             "#,
             source,
             after,
             limit,
+            idle,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -128,8 +128,9 @@ async fn a_million_events(app: &App) {
     app.db
         .execute(
             "insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
+             -- the first in their order: whoever looks for the others has to pass them all
              select source, shop_customer_id, 'default', now(), (array_agg(id))[1] from deliveries
-             where source = 'generic' group by 1, 2 limit 10000",
+             where source = 'generic' group by 1, 2 order by 1, 2 limit 10000",
         )
         .await;
     // What the upkeep of Postgres does by itself meanwhile.
