@@ -29,6 +29,7 @@ mod claim;
 mod committer;
 mod erase;
 mod gathering;
+mod head;
 #[cfg(test)]
 pub(crate) mod in_memory;
 mod inspect;
@@ -140,6 +141,7 @@ pub struct Outbox {
     pool: PgPool,
     options: Arc<PgConnectOptions>,
     clock: Clock,
+    heads: Arc<head::Heads>,
     reading: Arc<read::Reading>,
     finishing: Arc<settle::Settling>,
     settling: Arc<settle::Settling>,
@@ -183,6 +185,7 @@ impl Outbox {
             pool,
             options: Arc::new(options),
             clock,
+            heads: Arc::default(),
             reading: Arc::default(),
             finishing: Arc::default(),
             settling: Arc::default(),
@@ -265,7 +268,7 @@ impl Outbox {
 /// holds is done one by one, before we stop waiting for its answer. Compiling a statement of ours takes longer than carrying
 /// it out.
 const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
-                    set lock_timeout = '2s'";
+                    set lock_timeout = '2s'; set enable_seqscan = off";
 
 /// One plan for a filter that is set and one that is not would read everything.
 const FOR_PEOPLE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::head::{Begin, FROM_THE_BEGINNING};
 use super::{LEASE, Outbox, StoreError, seconds};
 use crate::domain::{FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName, TargetName};
 
@@ -61,34 +63,78 @@ impl Outbox {
         limit: u32,
         unless_held: bool,
     ) -> Result<Vec<ClaimedCustomer>, StoreError> {
+        if let Some(begin) = self.heads.begin(target) {
+            let claimed = self.claim_from(begin, target, limit, unless_held).await?;
+            if !claimed.is_empty() {
+                return Ok(claimed);
+            }
+        }
+        let began = Instant::now();
+        let claimed = self.claim_from(FROM_THE_BEGINNING, target, limit, unless_held).await?;
+        self.heads.looked(target, began.elapsed());
+        Ok(claimed)
+    }
+
+    async fn claim_from(
+        &self,
+        begin: Begin,
+        target: &TargetName,
+        limit: u32,
+        unless_held: bool,
+    ) -> Result<Vec<ClaimedCustomer>, StoreError> {
         let lease = LeaseId::fresh();
+        let [live, retries, replays] = begin;
         let claimed = sqlx::query!(
             r#"
             with moment as materialized (
                 select coalesce($4::timestamptz, clock_timestamp()) as now
+                where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
             ),
-            due as materialized (
-                select longest.source, longest.shop_customer_id
-                from unnest(array[0, 1, 2]::smallint[]) as turn (priority)
-                cross join (
-                    select now
-                    from moment
-                    where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
-                ) as moment
-                cross join lateral (             -- a range of the index for each priority
-                    select waiting.source, waiting.shop_customer_id, waiting.priority, waiting.due_at
-                    from waiting_customers waiting
-                    where waiting.target = $1
-                      and waiting.priority = turn.priority
-                      and waiting.due_at <= moment.now
-                      and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
-                      and (waiting.rests_until is null or waiting.rests_until <= moment.now)
-                    order by waiting.due_at
-                    limit $2
-                    for update of waiting skip locked
-                ) as longest
-                order by longest.priority, longest.due_at
+            live as materialized (               -- a range of the index for each priority, and no row locked in vain
+                select waiting.source, waiting.shop_customer_id
+                from moment
+                join waiting_customers waiting
+                    on waiting.target = $1
+                    and waiting.priority = 0
+                    and waiting.due_at between coalesce($7::timestamptz, '-infinity') and moment.now
+                where (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                  and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                order by waiting.due_at
                 limit $2
+                for update of waiting skip locked
+            ),
+            retries as materialized (
+                select waiting.source, waiting.shop_customer_id
+                from moment
+                join waiting_customers waiting
+                    on waiting.target = $1
+                    and waiting.priority = 1
+                    and waiting.due_at between coalesce($8::timestamptz, '-infinity') and moment.now
+                where (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                  and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                order by waiting.due_at
+                limit $2 - (select count(*) from live)
+                for update of waiting skip locked
+            ),
+            replays as materialized (
+                select waiting.source, waiting.shop_customer_id
+                from moment
+                join waiting_customers waiting
+                    on waiting.target = $1
+                    and waiting.priority = 2
+                    and waiting.due_at between coalesce($9::timestamptz, '-infinity') and moment.now
+                where (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                  and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                order by waiting.due_at
+                limit $2 - (select count(*) from live) - (select count(*) from retries)
+                for update of waiting skip locked
+            ),
+            due as (
+                select * from live
+                union all
+                select * from retries
+                union all
+                select * from replays
             )
             update waiting_customers waiting
             set lease_id = $3,
@@ -101,6 +147,8 @@ impl Outbox {
             returning
                 waiting.source as "source: SourceName",
                 waiting.shop_customer_id as "customer: ShopCustomerId",
+                waiting.priority,
+                case when isfinite(waiting.due_at) then waiting.due_at end as due_at,
                 waiting.revision,
                 waiting.attempts as claims
             "#,
@@ -110,9 +158,13 @@ impl Outbox {
             self.clock.for_postgres(),
             seconds(LEASE),
             unless_held,
+            live,
+            retries,
+            replays,
         )
         .fetch_all(&self.pool)
         .await?;
+        self.heads.claimed(target, claimed.iter().filter_map(|row| Some((row.priority, row.due_at?))));
         Ok(claimed
             .into_iter()
             .map(|row| ClaimedCustomer {
@@ -156,18 +208,31 @@ impl Outbox {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
+        if let Some(begin) = self.heads.begin(target) {
+            let look = self.look_from(begin, target).await?;
+            if look.is_due {
+                return Ok(look);
+            }
+        }
+        let began = Instant::now();
+        let look = self.look_from(FROM_THE_BEGINNING, target).await?;
+        self.heads.looked(target, began.elapsed());
+        Ok(look)
+    }
+
+    async fn look_from(&self, begin: Begin, target: &TargetName) -> Result<Look, StoreError> {
         let row = sqlx::query!(
             r#"
             select
                 exists (
                     select
-                    from unnest(array[0, 1, 2]::smallint[]) as turn (priority)
+                    from unnest(array[0, 1, 2]::smallint[], $3::timestamptz[]) as turn (priority, begin)
                     cross join lateral (         -- in order, so that the index is taken, however few are due
                         select
                         from waiting_customers
                         where target = $1
                           and priority = turn.priority
-                          and due_at <= moment.now
+                          and due_at between coalesce(turn.begin, '-infinity') and moment.now
                           and (lease_id is null or lease_expires_at <= moment.now)
                           and (rests_until is null or rests_until <= moment.now)
                         order by due_at
@@ -181,6 +246,7 @@ impl Outbox {
             "#,
             target.as_str(),
             self.clock.for_postgres(),
+            &begin as _,
         )
         .fetch_one(&self.pool)
         .await?;

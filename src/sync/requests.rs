@@ -1,10 +1,11 @@
 //! The requests of one customer's sync: each within the budget and the claim.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
@@ -63,6 +64,20 @@ pub(crate) struct Leaving {
     pub(crate) last_call: CancellationToken,
 }
 
+/// A place among the requests in flight, kept from the first request of a sync to its end.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    all: Arc<Semaphore>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Lane {
+    /// One of `all`; `taken` if it came with the claim.
+    pub(crate) fn new(all: Arc<Semaphore>, taken: Option<OwnedSemaphorePermit>) -> Self {
+        Self { all, taken }
+    }
+}
+
 /// The requests of one claimed customer.
 pub(crate) struct Requests<'a, Q, A> {
     outbox: &'a Q,
@@ -73,6 +88,7 @@ pub(crate) struct Requests<'a, Q, A> {
     is_probe: bool,
     /// Before the claim was made or renewed: the lease ends no earlier than this plus its length.
     renewed_at: Instant,
+    lane: Lane,
     leaving: Leaving,
     /// Of the whole sync, once it is known what it is about.
     span: Span,
@@ -87,6 +103,7 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         claimed: ClaimedCustomer,
         leave: (Leave, Instant),
         claimed_at: Instant,
+        lane: Lane,
         leaving: Leaving,
     ) -> Self {
         let is_probe = leave.0.is_probe;
@@ -98,6 +115,7 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             leave,
             is_probe,
             renewed_at: claimed_at,
+            lane,
             leaving,
             span: Span::none(),
             head: None,
@@ -209,9 +227,10 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         Ok(self.after(exchange, &span).await)
     }
 
-    /// Waits for the budget, and makes sure that the claim outlasts the longest request: when the request is begun, both
-    /// hold.
+    /// Waits for a lane and the budget, and makes sure that the claim outlasts the longest request: when the request is
+    /// begun, all of them hold.
     async fn permission(&mut self) -> Result<(), Interrupted> {
+        self.take_lane().await?;
         if self.leaving.last_call.is_cancelled() {
             // A sync of several slow requests does not keep the service from leaving in time.
             return Err(Interrupted::NotNow);
@@ -246,6 +265,25 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         }
         self.leave = None;
         Ok(())
+    }
+
+    async fn take_lane(&mut self) -> Result<(), Interrupted> {
+        if self.lane.taken.is_some() {
+            return Ok(());
+        }
+        let mut free = std::pin::pin!(self.lane.all.clone().acquire_owned());
+        loop {
+            tokio::select! {
+                biased;
+                lane = &mut free => {
+                    // Never closed.
+                    self.lane.taken = lane.ok();
+                    return Ok(());
+                }
+                () = self.leaving.asked.cancelled() => return Err(Interrupted::NotNow),
+                () = tokio::time::sleep(LONGEST_NAP) => self.keep_claim().await?,
+            }
+        }
     }
 
     /// Whether there is leave that still counts; what does not is given back.

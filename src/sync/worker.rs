@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::requests::{Leaving, Requests, TargetLine};
+use super::requests::{Lane, Leaving, Requests, TargetLine};
 use super::settlement::failed_for;
 use super::translate::Wishes;
 use super::{Interrupted, Record, Rules, sync_customer};
@@ -29,6 +29,9 @@ const POLL: Duration = Duration::from_secs(5);
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
 /// Work of a source that is not configured (any more) is looked at again after this.
 const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
+/// Customers in hand for each request in flight: while one is answered, others are claimed, read and written down, many
+/// at once.
+const IN_HAND: usize = 4;
 /// Between two attempts to write a result down.
 const SETTLE_DELAY: Duration = Duration::from_millis(500);
 /// A sync that needs several requests may begin them for this long after SIGTERM.
@@ -51,10 +54,10 @@ pub struct Worker<Q = Outbox, A = Client> {
     outbox: Q,
     rules: Arc<Rules>,
     targets: Vec<Arc<TargetLine<A>>>,
-    /// Places for customers whose request is to be made, or under way.
+    /// Places for customers, from the claim until what came of it is written down.
     room: Arc<Semaphore>,
-    /// The same for those that were answered, and are written down.
-    writing: Arc<Semaphore>,
+    /// Places for requests in flight.
+    lanes: Arc<Semaphore>,
     max_concurrency: usize,
     wake: Wake,
     leaving: Leaving,
@@ -103,7 +106,7 @@ impl<Q: Queue, A> Clone for Worker<Q, A> {
             rules: self.rules.clone(),
             targets: self.targets.clone(),
             room: self.room.clone(),
-            writing: self.writing.clone(),
+            lanes: self.lanes.clone(),
             max_concurrency: self.max_concurrency,
             wake: self.wake.clone(),
             leaving: self.leaving.clone(),
@@ -124,8 +127,8 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             outbox,
             rules: Arc::new(rules),
             targets,
-            room: Arc::new(Semaphore::new(max_concurrency)),
-            writing: Arc::new(Semaphore::new(max_concurrency)),
+            room: Arc::new(Semaphore::new(max_concurrency * IN_HAND)),
+            lanes: Arc::new(Semaphore::new(max_concurrency)),
             max_concurrency,
             wake,
             leaving: Leaving::default(),
@@ -145,7 +148,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             let syncs = claims
                 .customers
                 .into_iter()
-                .map(|(customer, leave)| self.sync(target, customer, leave, claims.at, None));
+                .map(|(customer, leave)| self.sync(target, customer, leave, claims.at, Places::default()));
             futures_util::future::join_all(syncs).await;
         }
         Ok(if worked > 0 { StepOutcome::Worked(worked) } else { StepOutcome::Idle })
@@ -177,22 +180,19 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
 
     async fn run_target(&self, target: &Arc<TargetLine<A>>, tasks: &TaskTracker, shutdown: &CancellationToken) {
         loop {
-            let room = tokio::select! {
+            let places = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                room = self.room.clone().acquire_owned() => room,
+                places = self.places(target) => places,
             };
-            // The semaphore is never closed.
-            let Ok(mut room) = room else { return };
-            while let Ok(more) = self.room.clone().try_acquire_owned() {
-                room.merge(more);
-            }
+            // The semaphores are never closed.
+            let Ok(places) = places else { return };
             // Registered before looking, so that no signal is missed.
             let mut woken = std::pin::pin!(self.wake.woken());
             woken.as_mut().enable();
-            let wait = match self.claim(target, u32::try_from(room.num_permits()).unwrap_or(u32::MAX)).await {
+            let wait = match self.claim(target, places.count()).await {
                 Ok(claims) if !claims.customers.is_empty() => {
-                    self.spawn_all(target, claims, room, tasks);
+                    self.spawn_all(target, claims, places, tasks);
                     continue;
                 }
                 Ok(claims) => claims.wait,
@@ -201,7 +201,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
                     Some(DATABASE_DELAY)
                 }
             };
-            drop(room);
+            drop(places);
             let poll = POLL.mul_f64(0.75 + self.rules.dice.roll() / 2.0);
             tokio::select! {
                 biased;
@@ -222,15 +222,27 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         }
     }
 
-    fn spawn_all(
-        &self,
-        target: &Arc<TargetLine<A>>,
-        claims: Claims,
-        mut room: OwnedSemaphorePermit,
-        tasks: &TaskTracker,
-    ) {
+    /// Waits for places for the next claim: a few at once, so that a claim is worth its trip to the database. Leave for a
+    /// request is good for a moment only: with a limit, nobody is claimed without a lane to make the request in.
+    async fn places(&self, target: &TargetLine<A>) -> Result<Places, AcquireError> {
+        let at_least = u32::try_from(self.max_concurrency * IN_HAND / 4).unwrap_or(u32::MAX);
+        let mut room = self.room.clone().acquire_many_owned(at_least).await?;
+        while let Ok(more) = self.room.clone().try_acquire_owned() {
+            room.merge(more);
+        }
+        let mut lanes = None;
+        if target.budget.is_some() {
+            let lanes = lanes.insert(self.lanes.clone().acquire_owned().await?);
+            while let Ok(more) = self.lanes.clone().try_acquire_owned() {
+                lanes.merge(more);
+            }
+        }
+        Ok(Places { room: Some(room), lanes })
+    }
+
+    fn spawn_all(&self, target: &Arc<TargetLine<A>>, claims: Claims, mut places: Places, tasks: &TaskTracker) {
         for (customer, leave) in claims.customers {
-            let place = room.split(1);
+            let place = places.split();
             let (worker, target, claimed_at) = (self.clone(), target.clone(), claims.at);
             // Boxed, since it is large, and is moved several times on its way.
             tasks.spawn(Box::pin(async move {
@@ -277,18 +289,20 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         }
     }
 
-    /// Syncs one customer; whatever goes wrong stays with this customer. Its place among the requests in flight is free once
-    /// it has been answered; what came of it is written beside the next ones, with as many others at most.
+    /// Syncs one customer; whatever goes wrong stays with this customer. Its lane is free once it has been answered: what
+    /// came of it is written beside the next requests.
     async fn sync(
         &self,
         target: &TargetLine<A>,
         mut claimed: ClaimedCustomer,
         leave: (Leave, Instant),
         claimed_at: Instant,
-        place: Option<OwnedSemaphorePermit>,
+        places: Places,
     ) {
+        let Places { room: _room, lanes } = places;
+        let lane = Lane::new(self.lanes.clone(), lanes);
         let mut requests =
-            Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, self.leaving.clone());
+            Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, lane, self.leaving.clone());
         let settlement = self.settlement(&mut claimed, &mut requests).await;
         if let Some(unused) = requests.unused() {
             self.give_back(target, &[unused]).await;
@@ -303,10 +317,9 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
         requests.trace_end(&settlement);
-        // Never closed. While none is free, the place is kept: no more is claimed than can be written down.
-        let _writing = self.writing.acquire().await;
-        drop(place);
-        match self.settle(&claimed, &settlement, requests.claim_renewed_at()).await {
+        let renewed_at = requests.claim_renewed_at();
+        drop(requests);
+        match self.settle(&claimed, &settlement, renewed_at).await {
             Ok(Settled::Done) => self.report(&claimed, target, &settlement),
             Ok(Settled::StillWaiting) => {
                 self.report(&claimed, target, &settlement);
@@ -426,6 +439,29 @@ struct Claims {
     at: Instant,
     /// Where there is no leave: how long until there may be some.
     wait: Option<Duration>,
+}
+
+/// What a claim has places for.
+#[derive(Debug, Default)]
+struct Places {
+    room: Option<OwnedSemaphorePermit>,
+    /// Where the requests are to be made at once.
+    lanes: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    /// Customers there is a place for.
+    fn count(&self) -> u32 {
+        let count = |permits: &Option<OwnedSemaphorePermit>| permits.as_ref().map(OwnedSemaphorePermit::num_permits);
+        let free = count(&self.room).into_iter().chain(count(&self.lanes)).min().unwrap_or_default();
+        u32::try_from(free).unwrap_or(u32::MAX)
+    }
+
+    /// The place of one customer.
+    fn split(&mut self) -> Self {
+        let one = |permits: &mut Option<OwnedSemaphorePermit>| permits.as_mut().and_then(|permits| permits.split(1));
+        Self { room: one(&mut self.room), lanes: one(&mut self.lanes) }
+    }
 }
 
 fn lease_lost(claimed: &ClaimedCustomer) {

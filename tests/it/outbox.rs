@@ -208,6 +208,24 @@ async fn every_checked_query_fits_the_migrated_database() {
 }
 
 #[tokio::test]
+async fn who_is_not_claimed_yet_is_not_touched_by_a_claim() {
+    let app = App::start().await;
+    for n in 1..=4 {
+        app.deliver(linked(n, 0, &json!({"phone": "1"}))).await;
+    }
+    app.db.execute("update waiting_customers set priority = 2 where shop_customer_id in ('shop-3', 'shop-4')").await;
+    let target = TargetName::parse("default").expect("a name");
+    let untouched = "select count(*) from waiting_customers where priority = 2 and lease_id is null and xmax = 0";
+    // `update` leaves its own mark where it moved a row; a new version of the table has none.
+    app.db.execute("vacuum full waiting_customers").await;
+    assert_eq!(app.count(untouched).await, 2);
+    assert_eq!(app.outbox.claim(&target, 2).await.expect("claimed").len(), 2);
+    assert_eq!(app.count(untouched).await, 2, "replays are locked only when it is their turn");
+    assert_eq!(app.outbox.claim(&target, 2).await.expect("claimed").len(), 2);
+    assert_eq!(app.count(untouched).await, 0);
+}
+
+#[tokio::test]
 async fn a_customer_whose_row_somebody_holds_keeps_no_other_from_being_settled() {
     let app = App::start().await;
     for n in 1..=2 {
