@@ -91,43 +91,52 @@ impl Outbox {
                 where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
             ),
             live as materialized (               -- a range of the index for each priority, and no row locked in vain
-                select waiting.source, waiting.shop_customer_id
+                select longest.source, longest.shop_customer_id
                 from moment
-                join waiting_customers waiting
-                    on waiting.target = $1
-                    and waiting.priority = 0
-                    and waiting.due_at between coalesce($7::timestamptz, '-infinity') and moment.now
-                where (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
-                  and (waiting.rests_until is null or waiting.rests_until <= moment.now)
-                order by waiting.due_at
-                limit $2
-                for update of waiting skip locked
+                cross join lateral (
+                    select waiting.source, waiting.shop_customer_id
+                    from waiting_customers waiting
+                    where waiting.target = $1
+                      and waiting.priority = 0
+                      and waiting.due_at between coalesce($7::timestamptz, '-infinity') and moment.now
+                      and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                      and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                    order by waiting.due_at
+                    limit $2
+                    for update of waiting skip locked
+                ) as longest
             ),
             retries as materialized (
-                select waiting.source, waiting.shop_customer_id
+                select longest.source, longest.shop_customer_id
                 from moment
-                join waiting_customers waiting
-                    on waiting.target = $1
-                    and waiting.priority = 1
-                    and waiting.due_at between coalesce($8::timestamptz, '-infinity') and moment.now
-                where (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
-                  and (waiting.rests_until is null or waiting.rests_until <= moment.now)
-                order by waiting.due_at
-                limit $2 - (select count(*) from live)
-                for update of waiting skip locked
+                cross join lateral (
+                    select waiting.source, waiting.shop_customer_id
+                    from waiting_customers waiting
+                    where waiting.target = $1
+                      and waiting.priority = 1
+                      and waiting.due_at between coalesce($8::timestamptz, '-infinity') and moment.now
+                      and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                      and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                    order by waiting.due_at
+                    limit $2 - (select count(*) from live)
+                    for update of waiting skip locked
+                ) as longest
             ),
             replays as materialized (
-                select waiting.source, waiting.shop_customer_id
+                select longest.source, longest.shop_customer_id
                 from moment
-                join waiting_customers waiting
-                    on waiting.target = $1
-                    and waiting.priority = 2
-                    and waiting.due_at between coalesce($9::timestamptz, '-infinity') and moment.now
-                where (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
-                  and (waiting.rests_until is null or waiting.rests_until <= moment.now)
-                order by waiting.due_at
-                limit $2 - (select count(*) from live) - (select count(*) from retries)
-                for update of waiting skip locked
+                cross join lateral (
+                    select waiting.source, waiting.shop_customer_id
+                    from waiting_customers waiting
+                    where waiting.target = $1
+                      and waiting.priority = 2
+                      and waiting.due_at between coalesce($9::timestamptz, '-infinity') and moment.now
+                      and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                      and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                    order by waiting.due_at
+                    limit $2 - (select count(*) from live) - (select count(*) from retries)
+                    for update of waiting skip locked
+                ) as longest
             ),
             due as (
                 select * from live

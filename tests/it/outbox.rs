@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use flexportal_sync::domain::{DeliveryId, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName};
+use flexportal_sync::domain::{
+    Clock, DeliveryId, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName,
+};
 use flexportal_sync::metrics::Metrics;
-use flexportal_sync::outbox::{CommitError, Committer, EventResult, NewEvent, Next, Settled, Settlement, StoreOutcome};
+use flexportal_sync::outbox::{
+    CommitError, Committer, EventResult, NewEvent, Next, Outbox, Settled, Settlement, StoreOutcome,
+};
 use flexportal_sync::shops::{Concerns, Delivery};
 
 use serde_json::json;
@@ -223,6 +227,33 @@ async fn who_is_not_claimed_yet_is_not_touched_by_a_claim() {
     assert_eq!(app.count(untouched).await, 2, "replays are locked only when it is their turn");
     assert_eq!(app.outbox.claim(&target, 2).await.expect("claimed").len(), 2);
     assert_eq!(app.count(untouched).await, 0);
+}
+
+#[tokio::test]
+async fn statistics_of_an_empty_queue_do_not_make_a_worker_read_all_of_a_full_one() {
+    let app = App::start().await;
+    app.db.execute("vacuum (analyze) waiting_customers").await;
+    app.db
+        .execute(
+            "insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
+             select 'generic', 'c' || n, 'default', now() - interval '1 hour', gen_random_uuid()
+             from generate_series(1, 20000) as n",
+        )
+        .await;
+    let outbox = Outbox::new(&app.db.url, 1, Clock::System).expect("an address");
+    let target = TargetName::parse("default").expect("a name");
+    let before = app.rows_read().await;
+    // Often enough for the database to settle on a plan.
+    for _ in 0..10 {
+        assert!(outbox.look(&target).await.expect("a look").is_due);
+        for mut claimed in outbox.claim(&target, 8).await.expect("claimed") {
+            outbox.read(&mut claimed).await.expect("read");
+            outbox.settle(&claimed, &Settlement::nothing(Next::Done)).await.expect("settled");
+        }
+    }
+    outbox.close().await;
+    let read = app.rows_read().await - before;
+    assert!(read < 20_000, "{read} rows were read of 20000, for 80 customers");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row};
 
+use crate::support::App;
 use crate::support::shop::{generic, linked};
-use crate::support::{App, in_time};
 use clap::ValueEnum;
 use flexportal_sync::domain::{Clock, EventStatus, ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::Failure;
@@ -169,48 +169,16 @@ fn collect_scans(plan: &serde_json::Value, scanned: &mut Vec<String>) {
     }
 }
 
-/// Rows and index entries of the big tables that were read so far: connections tell it when they end.
-async fn rows_read(app: &App) -> i64 {
-    let ended: Vec<i32> = sqlx::query_scalar(
-        "select pid
-         from (
-             select pid from pg_stat_activity
-             where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
-             offset 0
-         ) as others
-         where pg_terminate_backend(pid)",
-    )
-    .fetch_all(&app.db.pool)
-    .await
-    .expect("ended");
-    in_time("the end of the other connections", async {
-        let left = "select exists (select from pg_stat_activity where pid = any($1))";
-        while sqlx::query_scalar(left).bind(&ended).fetch_one(&app.db.pool).await.expect("an answer") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    app.count(
-        "select (
-             select sum(seq_tup_read) from pg_stat_user_tables where relname = any(big)
-         )::bigint + (
-             select sum(idx_tup_read) from pg_stat_user_indexes where relname = any(big)
-         )::bigint
-         from (select array['deliveries', 'event_states', 'sync_attempts', 'waiting_customers'] as big) as tables",
-    )
-    .await
-}
-
 /// Asks a question often enough for the database to settle on a plan, and sees how much was read for it.
 async fn reads_little(app: &App, question: &str, ask: impl AsyncFn(&Outbox)) {
     const TIMES: i64 = 7;
-    let before = rows_read(app).await;
+    let before = app.rows_read().await;
     let outbox = Outbox::for_people(&app.db.url, 1, Clock::System).expect("an address");
     for _ in 0..TIMES {
         ask(&outbox).await;
     }
     outbox.close().await;
-    let each = (rows_read(app).await - before) / TIMES;
+    let each = (app.rows_read().await - before) / TIMES;
     assert!(each < 200_000, "{question}: {each} rows were read of a million and more");
 }
 

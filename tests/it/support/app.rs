@@ -17,6 +17,7 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 use sqlx::Row;
 
+use super::in_time;
 use super::shop::Webhook;
 use super::{Database, database};
 
@@ -188,6 +189,38 @@ impl App {
     /// How many lookups there were.
     pub fn lookups(&self) -> usize {
         self.fake.requests().iter().filter(|request| request.method == "GET").count()
+    }
+
+    /// Rows and index entries of the big tables, and the queue, that were read so far: connections tell it when they end.
+    pub async fn rows_read(&self) -> i64 {
+        let ended: Vec<i32> = sqlx::query_scalar(
+            "select pid
+             from (
+                 select pid from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+                 offset 0
+             ) as others
+             where pg_terminate_backend(pid)",
+        )
+        .fetch_all(&self.db.pool)
+        .await
+        .expect("ended");
+        in_time("the end of the other connections", async {
+            let left = "select exists (select from pg_stat_activity where pid = any($1))";
+            while sqlx::query_scalar(left).bind(&ended).fetch_one(&self.db.pool).await.expect("an answer") {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        self.count(
+            "select (
+                 select sum(seq_tup_read) from pg_stat_user_tables where relname = any(big)
+             )::bigint + (
+                 select sum(idx_tup_read) from pg_stat_user_indexes where relname = any(big)
+             )::bigint
+             from (select array['deliveries', 'event_states', 'sync_attempts', 'waiting_customers'] as big) as tables",
+        )
+        .await
     }
 
     /// One number from the database.
