@@ -75,6 +75,7 @@ impl Outbox {
         Ok(claimed)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one statement")]
     async fn claim_from(
         &self,
         begin: Begin,
@@ -91,10 +92,10 @@ impl Outbox {
                 where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
             ),
             live as materialized (               -- a range of the index for each priority, and no row locked in vain
-                select longest.source, longest.shop_customer_id
+                select longest.place
                 from moment
                 cross join lateral (
-                    select waiting.source, waiting.shop_customer_id
+                    select waiting.ctid as place
                     from waiting_customers waiting
                     where waiting.target = $1
                       and waiting.priority = 0
@@ -107,10 +108,10 @@ impl Outbox {
                 ) as longest
             ),
             retries as materialized (
-                select longest.source, longest.shop_customer_id
+                select longest.place
                 from moment
                 cross join lateral (
-                    select waiting.source, waiting.shop_customer_id
+                    select waiting.ctid as place
                     from waiting_customers waiting
                     where waiting.target = $1
                       and waiting.priority = 1
@@ -123,10 +124,10 @@ impl Outbox {
                 ) as longest
             ),
             replays as materialized (
-                select longest.source, longest.shop_customer_id
+                select longest.place
                 from moment
                 cross join lateral (
-                    select waiting.source, waiting.shop_customer_id
+                    select waiting.ctid as place
                     from waiting_customers waiting
                     where waiting.target = $1
                       and waiting.priority = 2
@@ -151,8 +152,7 @@ impl Outbox {
                 claimed_at = moment.now,
                 attempts = waiting.attempts + 1
             from due, moment
-            where waiting.source = due.source
-              and waiting.shop_customer_id = due.shop_customer_id
+            where waiting.ctid = due.place           -- one that changed just now is claimed the next time
             returning
                 waiting.source as "source: SourceName",
                 waiting.shop_customer_id as "customer: ShopCustomerId",

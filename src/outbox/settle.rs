@@ -261,23 +261,42 @@ async fn write(
         with moment as materialized (
             select coalesce($1::timestamptz, clock_timestamp()) as now
         ),
-        held as materialized (
-            -- else another worker took over after our lease ended, or somebody holds the row
-            select asked.*, waiting.revision <> asked.claimed_revision as has_news
+        asked as (
+            select *
             from unnest(
                 $2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::boolean[], $7::float8[], $8::float8[], $9::boolean[]
             ) with ordinality as asked (
                 source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known, place
             )
-            join waiting_customers waiting using (source, shop_customer_id, lease_id)
+        ),
+        found as materialized (
+            -- else another worker took over after our lease ended
+            select asked.*, waiting.at, waiting.revision, waiting.revision <> asked.claimed_revision as has_news
+            from asked
+            cross join lateral (                 -- one by one, by the index: see LIVE
+                select ctid as at, revision
+                from waiting_customers
+                where source = asked.source
+                  and shop_customer_id = asked.shop_customer_id
+                  and lease_id = asked.lease_id
+                offset 0
+            ) as waiting
             where not $10 or waiting.revision = asked.claimed_revision
+        ),
+        held as materialized (
+            -- else somebody holds the row, or has changed it just now
+            select found.*
+            from found
+            join waiting_customers waiting
+                on waiting.ctid = found.at
+                and waiting.lease_id = found.lease_id
+                and waiting.revision = found.revision
             for update of waiting skip locked
         ),
         gone as (
             delete from waiting_customers waiting
             using held
-            where waiting.source = held.source
-              and waiting.shop_customer_id = held.shop_customer_id
+            where waiting.ctid = held.at
               and held.is_done
               and not held.has_news
             returning held.place
@@ -299,8 +318,7 @@ async fn write(
                     else waiting.priority                -- what arrived since has set it
                 end
             from held, moment
-            where waiting.source = held.source
-              and waiting.shop_customer_id = held.shop_customer_id
+            where waiting.ctid = held.at
               and (held.has_news or not held.is_done)
             returning held.place
         ),
