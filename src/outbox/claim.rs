@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::head::{Begin, FROM_THE_BEGINNING};
@@ -69,10 +68,7 @@ impl Outbox {
                 return Ok(claimed);
             }
         }
-        let began = Instant::now();
-        let claimed = self.claim_from(FROM_THE_BEGINNING, target, limit, unless_held).await?;
-        self.heads.looked(target, began.elapsed());
-        Ok(claimed)
+        self.claim_from(FROM_THE_BEGINNING, target, limit, unless_held).await
     }
 
     #[expect(clippy::too_many_lines, reason = "one statement")]
@@ -91,11 +87,11 @@ impl Outbox {
                 select coalesce($4::timestamptz, clock_timestamp()) as now
                 where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
             ),
-            live as materialized (               -- a range of the index for each priority, and no row locked in vain
-                select longest.place
+            live as materialized (               -- a range of the index for each priority, locked only as far as it is their turn
+                select longest.at
                 from moment
                 cross join lateral (
-                    select waiting.ctid as place
+                    select waiting.ctid as at
                     from waiting_customers waiting
                     where waiting.target = $1
                       and waiting.priority = 0
@@ -108,10 +104,10 @@ impl Outbox {
                 ) as longest
             ),
             retries as materialized (
-                select longest.place
+                select longest.at
                 from moment
                 cross join lateral (
-                    select waiting.ctid as place
+                    select waiting.ctid as at
                     from waiting_customers waiting
                     where waiting.target = $1
                       and waiting.priority = 1
@@ -124,10 +120,10 @@ impl Outbox {
                 ) as longest
             ),
             replays as materialized (
-                select longest.place
+                select longest.at
                 from moment
                 cross join lateral (
-                    select waiting.ctid as place
+                    select waiting.ctid as at
                     from waiting_customers waiting
                     where waiting.target = $1
                       and waiting.priority = 2
@@ -152,12 +148,15 @@ impl Outbox {
                 claimed_at = moment.now,
                 attempts = waiting.attempts + 1
             from due, moment
-            where waiting.ctid = due.place           -- one that changed just now is claimed the next time
+            -- One that changed between the statement's beginning and its lock stands elsewhere now. It is claimed as it is
+            -- then, or the next time.
+            where waiting.ctid = due.at
             returning
                 waiting.source as "source: SourceName",
                 waiting.shop_customer_id as "customer: ShopCustomerId",
                 waiting.priority,
-                case when isfinite(waiting.due_at) then waiting.due_at end as due_at,
+                case when isfinite(waiting.due_at) then waiting.due_at end as due_at,      -- a person may write '-infinity'
+                extract(epoch from clock_timestamp() - statement_timestamp())::float8 as "took!",
                 waiting.revision,
                 waiting.attempts as claims
             "#,
@@ -173,6 +172,11 @@ impl Outbox {
         )
         .fetch_all(&self.pool)
         .await?;
+        if begin == FROM_THE_BEGINNING {
+            // By the database's own word: not how long the way there took, or a free connection.
+            let took = claimed.iter().map(|row| row.took).fold(0.0, f64::max);
+            self.heads.began(target, Duration::try_from_secs_f64(took).unwrap_or_default());
+        }
         self.heads.claimed(target, claimed.iter().filter_map(|row| Some((row.priority, row.due_at?))));
         Ok(claimed
             .into_iter()
@@ -223,10 +227,7 @@ impl Outbox {
                 return Ok(look);
             }
         }
-        let began = Instant::now();
-        let look = self.look_from(FROM_THE_BEGINNING, target).await?;
-        self.heads.looked(target, began.elapsed());
-        Ok(look)
+        self.look_from(FROM_THE_BEGINNING, target).await
     }
 
     async fn look_from(&self, begin: Begin, target: &TargetName) -> Result<Look, StoreError> {

@@ -331,14 +331,15 @@ async fn close_waiting(
             cause = null,
             warnings = '{}',
             last_error_code = case when last_error_code ~ '^[A-Z][A-Z_]{0,63}$' then last_error_code end
-        where event_id = any($1)
-           or event_id in (
-                select d.id
-                from deliveries d
-                where d.source = $2
-                  and d.shop_customer_id = $3
-                  and d.payload = '{"erased": true}'
-           )
+        where event_id in (                      -- `or` would have all states read
+            select unnest($1::uuid[])
+            union all
+            select d.id
+            from deliveries d
+            where d.source = $2
+              and d.shop_customer_id = $3
+              and d.payload = '{"erased": true}'
+        )
         "#,
         events,
         source,

@@ -2,10 +2,10 @@
 //!
 //! Postgres keeps the index entry of a row that is gone until no transaction can see the row any more. While somebody
 //! holds one open, such entries pile up at the head of the queue, where the longest due stood, and each look for work
-//! passes all of them. So after a look from the very beginning that took long, the next ones begin where the last claim
-//! ended, until so much time has passed that the long look is a small part of it. What came late, with an earlier due time
-//! (a commit that took its time, a lease that ended, a customer given back), waits until then; who finds nothing this
-//! way looks from the beginning at once.
+//! passes all of them. So after a claim from the very beginning that took long, the next ones begin where the last one
+//! ended, for so many times as long. What came late, with an earlier due time (a commit that took its time, a lease that
+//! ended, a customer given back), waits until then, also behind those of a lower priority; who finds nothing this way
+//! looks from the beginning at once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use crate::domain::TargetName;
 
-/// A look from the beginning that takes no longer is always made.
+/// After a claim from the beginning that took no longer, the next one begins there, too.
 const SHORT: Duration = Duration::from_millis(10);
-/// Longer ones take a twentieth of the time.
+/// After a longer one, those of so many times as long do not.
 const SHARE: u32 = 20;
-/// At the latest then, however long the last one took: the longest that a customer can be passed by.
+/// But no more than this: the longest that a customer is passed by.
 const PASSED_BY_FOR: Duration = Duration::from_secs(2);
 /// Customers that became due at about the same time are committed in any order.
 const COMMITTED_LATE: TimeDelta = TimeDelta::milliseconds(100);
@@ -43,20 +43,20 @@ struct Head {
 }
 
 impl Heads {
-    /// Where to begin; `None`: at the beginning, and then [`Heads::looked`] is to be told.
+    /// Where to begin; `None`: at the beginning.
     pub(super) fn begin(&self, target: &TargetName) -> Option<Begin> {
         let heads = self.heads();
         let head = heads.get(target)?;
         (Instant::now() < head.until?).then_some(head.begin)
     }
 
-    /// How long a look from the beginning took.
-    pub(super) fn looked(&self, target: &TargetName, took: Duration) {
+    /// How long a claim from the beginning took the database. A look alone does not count: whoever it saw is to be claimed.
+    pub(super) fn began(&self, target: &TargetName, took: Duration) {
         let until = (took > SHORT).then(|| Instant::now() + (took * SHARE).min(PASSED_BY_FOR));
         self.heads().entry(target.clone()).or_default().until = until;
     }
 
-    /// Who was claimed, by priority and due time: whoever was due before them was claimed, too.
+    /// Who was claimed, by priority and due time: the longest due that could be.
     pub(super) fn claimed(&self, target: &TargetName, customers: impl Iterator<Item = (i16, DateTime<Utc>)>) {
         let mut last = Begin::default();
         for (priority, due_at) in customers {
@@ -95,9 +95,9 @@ mod tests {
         let heads = Heads::default();
         assert_eq!(heads.begin(&target), None);
         heads.claimed(&target, [(0, at(5)), (0, at(3)), (2, at(9))].into_iter());
-        heads.looked(&target, SHORT);
+        heads.began(&target, SHORT);
         assert_eq!(heads.begin(&target), None, "a short look is made each time");
-        heads.looked(&target, SHORT * 2);
+        heads.began(&target, SHORT * 2);
         let begin = [Some(at(5) - COMMITTED_LATE), None, Some(at(9) - COMMITTED_LATE)];
         assert_eq!(heads.begin(&target), Some(begin));
         assert_eq!(heads.begin(&other), None);
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(heads.begin(&target).map(|[live, ..]| live), Some(Some(at(7) - COMMITTED_LATE)));
         tokio::time::advance(SHORT * 2 * SHARE).await;
         assert_eq!(heads.begin(&target), None, "the long look took a twentieth of the time");
-        heads.looked(&target, Duration::from_mins(1));
+        heads.began(&target, Duration::from_mins(1));
         tokio::time::advance(PASSED_BY_FOR).await;
         assert_eq!(heads.begin(&target), None, "nobody is passed by for longer");
     }
@@ -121,7 +121,7 @@ mod tests {
         sqlx::raw_sql(
             "insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
              select 'shop', 'c' || n, 'one', now() - make_interval(secs => 10 - n), gen_random_uuid()
-             from generate_series(1, 4) as n",
+             from generate_series(1, 6) as n",
         )
         .execute(&outbox.pool)
         .await
@@ -143,11 +143,20 @@ mod tests {
         let for_ever = Instant::now() + Duration::from_hours(1);
         outbox.heads.heads().get_mut(&target).expect("known").until = Some(for_ever);
         assert!(outbox.look(&target).await.expect("a look").is_due);
-        assert_eq!(names(&claim(1).await), ["c4"], "c1 is passed by");
+        let last = claim(1).await;
+        assert_eq!(names(&last), ["c4"], "c1 is passed by");
         assert!(outbox.look(&target).await.expect("a look").is_due, "and yet it is due");
         outbox.heads.heads().get_mut(&target).expect("known").until = Some(for_ever);
-        assert_eq!(names(&claim(1).await), ["c1"]);
+        assert_eq!(names(&claim(2).await), ["c5", "c6"]);
+        let c1 = claim(1).await;
+        assert_eq!(names(&c1), ["c1"], "nobody else is due");
         assert!(!outbox.look(&target).await.expect("a look").is_due);
+
+        outbox.settle(&c1[0], &given_back).await.expect("given back");
+        outbox.settle(&last[0], &given_back).await.expect("given back");
+        outbox.heads.heads().get_mut(&target).expect("known").until = None;
+        assert!(outbox.look(&target).await.expect("a look").is_due);
+        assert_eq!(names(&claim(1).await), ["c1"], "a look before the claim changes nothing");
         outbox.close().await;
         drop_database(postgres.url(), &name).await.expect("dropped");
         postgres.stop().await.expect("stopped");

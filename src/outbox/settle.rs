@@ -284,7 +284,8 @@ async fn write(
             where not $10 or waiting.revision = asked.claimed_revision
         ),
         held as materialized (
-            -- else somebody holds the row, or has changed it just now
+            -- else somebody holds the row, or has changed it just now: older Postgres takes a row that changed while it was
+            -- waited for to be at its place still, and then it is the revision that keeps news from being deleted
             select found.*
             from found
             join waiting_customers waiting

@@ -25,6 +25,10 @@ use crate::telemetry;
 
 /// While it waits for the budget, a claim is renewed this often.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// An answer within this is one at once: a request to FlexPortal over the internet takes longer.
+const AT_ONCE: Duration = Duration::from_millis(20);
+/// Without a limit, leave is asked for again after this: another replica may have heard that the target is to be left alone.
+const UNLIMITED_GOOD_FOR: Duration = Duration::from_secs(1);
 /// Leave that comes too late to be used is asked for again, as often as this.
 const PUNCTUAL_TRIES: u32 = 3;
 /// Then the customer is given back: a database whose delays differ so much lets nobody keep to the quota.
@@ -47,9 +51,16 @@ pub(crate) struct Mood {
     breaker: Breaker,
     /// When it was last held: leave from before is void.
     held_at: Option<Instant>,
+    /// How long its answers take, the latest counting most.
+    usual: Option<Duration>,
 }
 
 impl<A> TargetLine<A> {
+    /// Whether it answers so fast that the way to the database is what takes time.
+    pub(super) fn answers_at_once(&self) -> bool {
+        self.mood().usual.is_some_and(|usual| usual <= AT_ONCE)
+    }
+
     fn mood(&self) -> std::sync::MutexGuard<'_, Mood> {
         self.mood.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +69,7 @@ impl<A> TargetLine<A> {
 /// How far the worker is on its way out.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Leaving {
-    /// Nothing new is claimed, and nobody waits for the budget any more.
+    /// Nothing new is claimed, and nobody waits for a lane or the budget any more.
     pub(crate) asked: CancellationToken,
     /// Requests in flight are finished, but none is begun.
     pub(crate) last_call: CancellationToken,
@@ -153,6 +164,11 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         if let Some(result) = settlement.results.iter().find(|result| self.head == Some(result.event)) {
             self.span.record("status", result.status.as_str());
         }
+    }
+
+    /// The last request was made.
+    pub(super) fn leave_lane(&mut self) {
+        self.lane.taken = None;
     }
 
     /// Leave that was not used, to be given back.
@@ -294,7 +310,10 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         let Some((leave, given_at)) = self.leave else { return false };
         let delay = given_at.elapsed();
         let usual = shortest_delay.filter(|_| is_always_late).unwrap_or_default();
-        let is_late = self.target.budget.is_some() && delay > Leave::GOOD_FOR + usual;
+        let is_late = match self.target.budget {
+            Some(_) => delay > Leave::GOOD_FOR + usual,
+            None => delay > UNLIMITED_GOOD_FOR + usual && !leave.is_probe,
+        };
         *shortest_delay = Some(shortest_delay.map_or(delay, |shortest| shortest.min(delay)));
         if is_late || self.target.mood().held_at.is_some_and(|held_at| held_at > given_at) {
             self.leave = None;
@@ -336,6 +355,9 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         }
         let hold = {
             let mut mood = self.target.mood();
+            // A quarter of what is new: a pause for breath does not make it slow, and a slow one is known after some answers.
+            let usual = mood.usual.map_or(exchange.duration, |usual| (usual * 3 + exchange.duration) / 4);
+            mood.usual = Some(usual);
             let opens = mood.breaker.hears(&self.claimed.source, &self.claimed.customer, &exchange.outcome);
             let hold = exchange.outcome.as_ref().err().and_then(hold_for);
             let hold = hold.or_else(|| opens.then_some((HoldReason::Failing, PROBE_INTERVAL)));

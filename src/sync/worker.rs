@@ -29,8 +29,8 @@ const POLL: Duration = Duration::from_secs(5);
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
 /// Work of a source that is not configured (any more) is looked at again after this.
 const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
-/// Customers in hand for each request in flight: while one is answered, others are claimed, read and written down, many
-/// at once.
+/// Customers in hand for each request in flight, at most: while one is answered, others are claimed, read and written
+/// down.
 const IN_HAND: usize = 4;
 /// Between two attempts to write a result down.
 const SETTLE_DELAY: Duration = Duration::from_millis(500);
@@ -222,22 +222,30 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         }
     }
 
-    /// Waits for places for the next claim: a few at once, so that a claim is worth its trip to the database. Leave for a
-    /// request is good for a moment only: with a limit, nobody is claimed without a lane to make the request in.
+    /// Waits for places for the next claim.
+    ///
+    /// As a rule nobody is claimed without a lane: leave for a request is good for a moment only, others may have time for
+    /// whom we do not, and a live change that comes next goes before a replay. Where FlexPortal answers within
+    /// milliseconds and has no limit, those claimed ahead wait for milliseconds, too; then a claim is made for many at once, so
+    /// that it is worth its trip to the database.
     async fn places(&self, target: &TargetLine<A>) -> Result<Places, AcquireError> {
-        let at_least = u32::try_from(self.max_concurrency * IN_HAND / 4).unwrap_or(u32::MAX);
-        let mut room = self.room.clone().acquire_many_owned(at_least).await?;
-        while let Ok(more) = self.room.clone().try_acquire_owned() {
-            room.merge(more);
-        }
-        let mut lanes = None;
-        if target.budget.is_some() {
-            let lanes = lanes.insert(self.lanes.clone().acquire_owned().await?);
-            while let Ok(more) = self.lanes.clone().try_acquire_owned() {
-                lanes.merge(more);
+        if target.budget.is_none() && target.answers_at_once() {
+            let one_each = u32::try_from(self.max_concurrency).unwrap_or(u32::MAX);
+            let mut room = self.room.clone().acquire_many_owned(one_each).await?;
+            while let Ok(more) = self.room.clone().try_acquire_owned() {
+                room.merge(more);
             }
+            return Ok(Places { room: Some(room), lanes: None });
         }
-        Ok(Places { room: Some(room), lanes })
+        let mut room = self.room.clone().acquire_owned().await?;
+        let mut lanes = self.lanes.clone().acquire_owned().await?;
+        while let (Ok(place), Ok(lane)) =
+            (self.room.clone().try_acquire_owned(), self.lanes.clone().try_acquire_owned())
+        {
+            room.merge(place);
+            lanes.merge(lane);
+        }
+        Ok(Places { room: Some(room), lanes: Some(lanes) })
     }
 
     fn spawn_all(&self, target: &Arc<TargetLine<A>>, claims: Claims, mut places: Places, tasks: &TaskTracker) {
@@ -304,6 +312,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         let mut requests =
             Requests::new(&self.outbox, target, claimed.clone(), leave, claimed_at, lane, self.leaving.clone());
         let settlement = self.settlement(&mut claimed, &mut requests).await;
+        requests.leave_lane();
         if let Some(unused) = requests.unused() {
             self.give_back(target, &[unused]).await;
         }
@@ -317,9 +326,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
         requests.trace_end(&settlement);
-        let renewed_at = requests.claim_renewed_at();
-        drop(requests);
-        match self.settle(&claimed, &settlement, renewed_at).await {
+        match self.settle(&claimed, &settlement, requests.claim_renewed_at()).await {
             Ok(Settled::Done) => self.report(&claimed, target, &settlement),
             Ok(Settled::StillWaiting) => {
                 self.report(&claimed, target, &settlement);
@@ -445,7 +452,7 @@ struct Claims {
 #[derive(Debug, Default)]
 struct Places {
     room: Option<OwnedSemaphorePermit>,
-    /// Where the requests are to be made at once.
+    /// Where the requests are to be made at once; as many.
     lanes: Option<OwnedSemaphorePermit>,
 }
 
@@ -466,4 +473,150 @@ impl Places {
 
 fn lease_lost(claimed: &ClaimedCustomer) {
     tracing::warn!(source = %claimed.source, "a claim is not ours any more: another worker took it over, or the answer to our own word was lost");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use chrono::DateTime;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{CountryFormat, ShopKind, Source};
+    use crate::domain::{DeliveryId, EventIds, RetryPolicy, TargetName};
+    use crate::flexportal::{Exchange, Found, Operation, UpdateCustomer, Updated};
+    use crate::outbox::NewEvent;
+    use crate::outbox::in_memory::InMemory;
+    use crate::shops::{Concerns, Delivery};
+
+    /// A FlexPortal that takes its time.
+    #[derive(Debug, Default, Clone)]
+    struct Timed {
+        takes: Arc<Mutex<Duration>>,
+        under_way: Arc<AtomicUsize>,
+        most_under_way: Arc<AtomicUsize>,
+        answered: Arc<AtomicUsize>,
+    }
+
+    impl Timed {
+        async fn exchange<T>(&self, operation: Operation, outcome: T) -> Exchange<T> {
+            let duration = *self.takes.lock().expect("no panic");
+            let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_under_way.fetch_max(under_way, Ordering::SeqCst);
+            tokio::time::sleep(duration).await;
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            self.answered.fetch_add(1, Ordering::SeqCst);
+            let (started_at, outcome) = (DateTime::default(), Ok(outcome));
+            let (request_body, response_body) = (None, None);
+            Exchange { operation, started_at, duration, request_body, http_status: Some(200), response_body, outcome }
+        }
+    }
+
+    impl Api for Timed {
+        fn longest_under_way(&self) -> Duration {
+            Duration::from_secs(25)
+        }
+
+        async fn update_customer(&self, _: &UpdateCustomer<'_>, _: String, _: &str) -> Exchange<Updated> {
+            self.exchange(Operation::UpdateCustomer, Updated { email: None }).await
+        }
+
+        async fn find_by_email(&self, _: &str, _: bool) -> Exchange<Vec<Found>> {
+            self.exchange(Operation::FindByEmail, vec![]).await
+        }
+    }
+
+    /// One shop, one target without a limit, and workers of one request in flight each.
+    struct Scene {
+        store: InMemory,
+        shop: Arc<Shop>,
+        target: TargetName,
+        clock: Clock,
+        ids: EventIds,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let clock =
+                Clock::Simulated { start: "2026-11-23T10:00:00Z".parse().expect("a time"), since: Instant::now() };
+            let target = TargetName::parse("default").expect("a name");
+            let store = InMemory::new(clock.clone(), std::slice::from_ref(&target));
+            let shop = Arc::new(Shop::new(Source::of_kind(ShopKind::Generic)).expect("a shop"));
+            Self { store, shop, target, clock, ids: EventIds::default() }
+        }
+
+        fn deliver(&self, customers: std::ops::Range<u32>) {
+            for n in customers {
+                let now = self.clock.now();
+                let data =
+                    json!({"customerId": n.to_string(), "flexportalCustomerId": format!("cus_{n}"), "phone": "1"});
+                let payload = json!({"type": "customer.updated", "timestamp": now, "data": data}).to_string();
+                let topic = "customer.updated".to_owned();
+                let customer = self.shop.read(&topic, &payload).expect("it can be read").customer;
+                let delivery = Delivery {
+                    delivery_id: DeliveryId::parse(format!("d{n}")).expect("an id"),
+                    topic,
+                    email: None,
+                    customer: Some(customer),
+                    occurred_at: Some(now),
+                    concerns: Concerns::Customer,
+                    payload,
+                    warnings: vec![],
+                };
+                let source = self.shop.source().name.clone();
+                let (id, target) = (self.ids.next(now), self.target.clone());
+                self.store.store(&NewEvent { id, source, target, received_at: now, traceparent: None, delivery });
+            }
+        }
+
+        fn start(&self, api: &Timed) -> Arc<TargetLine<Timed>> {
+            let rules = Rules {
+                shops: BTreeMap::from([(self.shop.source().name.clone(), self.shop.clone())]),
+                retry: RetryPolicy::default(),
+                unmatched_retry_interval: Duration::from_mins(10),
+                unmatched_max_age: Duration::from_hours(24),
+                dice: Dice::seeded(1),
+            };
+            let line = Arc::new(TargetLine {
+                name: self.target.clone(),
+                api: api.clone(),
+                budget: None,
+                wishes: Wishes { country_format: CountryFormat::Name, send_email: false },
+                metrics: Metrics::default(),
+                mood: Mutex::default(),
+            });
+            let worker = Worker::from_parts(self.store.clone(), rules, vec![line.clone()], 1, Wake::default());
+            tokio::spawn(worker.run(CancellationToken::new()));
+            line
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_claimed_ahead_wait_for_a_lane_and_stay_claimed_meanwhile() {
+        let scene = Scene::new();
+        let (busy, idle) = (Timed::default(), Timed::default());
+        let line = scene.start(&busy);
+        assert!(!line.answers_at_once(), "nothing is known of it yet");
+        scene.deliver(0..10);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(busy.answered.load(Ordering::SeqCst), 10);
+        assert!(line.answers_at_once());
+
+        // The last of four waits for longer than a lease lasts.
+        *busy.takes.lock().expect("no panic") = Duration::from_secs(12);
+        scene.deliver(10..14);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        scene.start(&idle);
+        tokio::time::sleep(Duration::from_mins(2)).await;
+        assert_eq!(busy.answered.load(Ordering::SeqCst), 14);
+        assert_eq!(busy.most_under_way.load(Ordering::SeqCst), 1);
+        assert_eq!(idle.answered.load(Ordering::SeqCst), 0, "they were claimed all the while");
+
+        assert!(!line.answers_at_once());
+        scene.deliver(14..16);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(idle.answered.load(Ordering::SeqCst), 1, "of a slow one nobody is claimed ahead");
+    }
 }

@@ -230,39 +230,45 @@ async fn who_is_not_claimed_yet_is_not_touched_by_a_claim() {
 }
 
 #[tokio::test]
-async fn statistics_of_an_empty_queue_do_not_make_a_worker_read_all_of_it() {
+async fn what_was_planned_for_an_empty_queue_does_not_read_all_of_a_full_one() {
     let app = App::start().await;
-    let fill = async |name: &str, due_at: &str| {
+    let outbox = Outbox::new(&app.db.url, 1, Clock::System).expect("an address");
+    let target = TargetName::parse("default").expect("a name");
+    let fill = async |name: &str, customers: u32| {
         let sql = format!(
             "insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
-             select 'generic', '{name}' || n, 'default', {due_at}, gen_random_uuid() from generate_series(1, 20000) as n"
+             select 'generic', '{name}' || n, 'default', now() - interval '1 hour', gen_random_uuid()
+             from generate_series(1, {customers}) as n"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&app.db.pool).await.expect("filled");
     };
-    fill("gone", "now()").await;
+    let rounds = async |customers: usize| {
+        for _ in 0..8 {
+            assert!(outbox.look(&target).await.expect("a look").is_due);
+            let claims = outbox.claim(&target, 64).await.expect("claimed");
+            assert_eq!(claims.len(), customers);
+            let syncs = claims.into_iter().map(async |mut claimed| {
+                outbox.read(&mut claimed).await.expect("read");
+                outbox.settle(&claimed, &Settlement::nothing(Next::Done)).await.expect("settled")
+            });
+            assert_eq!(futures_util::future::join_all(syncs).await, vec![Settled::Done; customers]);
+            fill("next", u32::from(customers == 1)).await;
+        }
+    };
+    fill("gone", 20_000).await;
     app.db.execute("delete from waiting_customers").await;
     app.db.execute("vacuum (analyze) waiting_customers").await;
-    assert_eq!(app.count("select reltuples::bigint from pg_class where relname = 'waiting_customers'").await, 0);
-    fill("due", "now() - interval '1 hour'").await;
+    // Often enough for the database to settle on plans.
+    fill("first", 1).await;
+    rounds(1).await;
+    app.db.execute("delete from waiting_customers").await;
 
-    let outbox = Outbox::new(&app.db.url, 1, Clock::System).expect("an address");
-    let target = TargetName::parse("default").expect("a name");
-    let before = app.rows_read().await;
-    // Often enough for the database to settle on a plan.
-    for _ in 0..8 {
-        assert!(outbox.look(&target).await.expect("a look").is_due);
-        let claims = outbox.claim(&target, 64).await.expect("claimed");
-        assert_eq!(claims.len(), 64);
-        let syncs = claims.into_iter().map(async |mut claimed| {
-            outbox.read(&mut claimed).await.expect("read");
-            outbox.settle(&claimed, &Settlement::nothing(Next::Done)).await.expect("settled")
-        });
-        assert_eq!(futures_util::future::join_all(syncs).await, [Settled::Done; 64]);
-    }
-    outbox.close().await;
-    let read = app.rows_read().await - before;
-    // Once through all would be 160,000; emptying the queue may be counted here, too.
-    assert!(read < 40_000, "{read} rows were read of 20000, for 512 customers in 8 rounds");
+    fill("due", 20_000).await;
+    rounds(64).await;
+    let read = app.rows_read().await;
+    assert!(read > 512, "{read}: it was not measured");
+    // Once through all in each round would be 160,000; emptying the queue is counted, too.
+    assert!(read < 60_000, "{read} rows were read of 20000, for 512 customers in 8 rounds");
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ use crate::sync::fold::Moment;
 
 /// On its way to FlexPortal a request takes this long at most: what the budget leaves for the network.
 const LONGEST_WAY: Duration = Duration::from_millis(240);
+/// So many times less where FlexPortal is near.
+const NEARER: u32 = 40;
 /// A request that nothing ails is carried out within this.
 const USUALLY_WITHIN: Duration = Duration::from_millis(400);
 
@@ -95,7 +97,8 @@ impl SimulatedFlexportal {
         carry_out: impl FnOnce(&mut State) -> Result<T, FlexportalError> + Send + 'static,
         answer: oneshot::Sender<Answer<T>>,
     ) {
-        tokio::time::sleep(self.chance.up_to(LONGEST_WAY)).await;
+        let nearer = if self.state().setting.is_near { NEARER } else { 1 };
+        tokio::time::sleep(self.chance.up_to(LONGEST_WAY / nearer)).await;
         self.steps.count();
         let (course, wait) = {
             let mut state = self.state();
@@ -103,7 +106,7 @@ impl SimulatedFlexportal {
             let course = state.course(&self.chance);
             let wait = match course {
                 Course::Lost { .. } => state.setting.carried_out_within,
-                Course::Answered | Course::Failed(_) => USUALLY_WITHIN,
+                Course::Answered | Course::Failed(_) => USUALLY_WITHIN / nearer,
             };
             (course, self.chance.up_to(wait))
         };

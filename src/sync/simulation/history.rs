@@ -20,6 +20,8 @@ pub(super) struct Setting {
     /// The limit that FlexPortal is checked by, where it is another.
     pub(super) limit_of_flexportal: Option<u32>,
     pub(super) timeout: Duration,
+    /// Whether FlexPortal answers within milliseconds, as long as nothing ails it.
+    pub(super) is_near: bool,
     /// How long after it arrived a request may be carried out at the latest.
     pub(super) carried_out_within: Duration,
     /// Share of requests that are carried out late, when everything is well otherwise.
@@ -39,6 +41,7 @@ impl Setting {
             limit: 60,
             limit_of_flexportal: None,
             timeout,
+            is_near: false,
             // What the worker assumes, less what is lost on the way there.
             carried_out_within: timeout * 2 + Duration::from_secs(4),
             late: 0.0,
@@ -144,6 +147,7 @@ pub(super) fn by_chance(seed: u64) -> (Setting, Vec<Action>) {
         replicas: 1 + chance.below(3),
         concurrency: [1, 4, 8][chance.below(3)],
         limit: [0, 20, 100, 600][chance.below(4)],
+        is_near: chance.below(2) == 0,
         timeout,
         carried_out_within: timeout * 2 + Duration::from_secs(4),
         late: [0.0, 0.05][chance.below(2)],
