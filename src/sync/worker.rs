@@ -571,7 +571,8 @@ mod tests {
             }
         }
 
-        fn start(&self, api: &Timed) -> Arc<TargetLine<Timed>> {
+        /// A worker's line to its target, and what wakes it.
+        fn start(&self, api: &Timed) -> (Arc<TargetLine<Timed>>, Wake) {
             let rules = Rules {
                 shops: BTreeMap::from([(self.shop.source().name.clone(), self.shop.clone())]),
                 retry: RetryPolicy::default(),
@@ -587,9 +588,10 @@ mod tests {
                 metrics: Metrics::default(),
                 mood: Mutex::default(),
             });
-            let worker = Worker::from_parts(self.store.clone(), rules, vec![line.clone()], 1, Wake::default());
+            let wake = Wake::default();
+            let worker = Worker::from_parts(self.store.clone(), rules, vec![line.clone()], 1, wake.clone());
             tokio::spawn(worker.run(CancellationToken::new()));
-            line
+            (line, wake)
         }
     }
 
@@ -597,17 +599,18 @@ mod tests {
     async fn those_claimed_ahead_wait_for_a_lane_and_stay_claimed_meanwhile() {
         let scene = Scene::new();
         let (busy, idle) = (Timed::default(), Timed::default());
-        let line = scene.start(&busy);
+        let (line, wake) = scene.start(&busy);
         assert!(!line.answers_at_once(), "nothing is known of it yet");
         scene.deliver(0..10);
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(busy.answered.load(Ordering::SeqCst), 10);
         assert!(line.answers_at_once());
 
         // The last of four waits for longer than a lease lasts.
         *busy.takes.lock().expect("no panic") = Duration::from_secs(12);
         scene.deliver(10..14);
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        wake.wake();
+        tokio::time::sleep(Duration::from_secs(1)).await;
         scene.start(&idle);
         tokio::time::sleep(Duration::from_mins(2)).await;
         assert_eq!(busy.answered.load(Ordering::SeqCst), 14);
@@ -616,7 +619,8 @@ mod tests {
 
         assert!(!line.answers_at_once());
         scene.deliver(14..16);
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        wake.wake();
+        tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(idle.answered.load(Ordering::SeqCst), 1, "of a slow one nobody is claimed ahead");
     }
 }
