@@ -39,10 +39,13 @@ mod privacy;
 mod queue;
 mod read;
 mod retention;
+#[cfg(test)]
+mod scratch;
 mod settle;
 mod store;
 mod targets;
 mod wake;
+mod warm;
 
 pub use activity::Activity;
 pub use claim::{ClaimedCustomer, Look};
@@ -121,6 +124,18 @@ impl StoreError {
         };
         error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
     }
+
+    /// Whether the connection is gone, by a restart of the server or something on the way: another one may do.
+    fn is_cut(&self) -> bool {
+        match self {
+            Self::Unavailable(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
+            // Class 57P is the server's leaving, class 08 the connection's.
+            Self::Unavailable(_) => {
+                self.sqlstate().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -139,6 +154,7 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, Clone)]
 pub struct Outbox {
     pool: PgPool,
+    warm: warm::Warm,
     options: Arc<PgConnectOptions>,
     clock: Clock,
     heads: Arc<head::Heads>,
@@ -182,6 +198,7 @@ impl Outbox {
             .after_connect(move |connection, _| Box::pin(set(connection, settings)))
             .connect_lazy_with(options.clone());
         Ok(Self {
+            warm: warm::Warm::of(pool.clone()),
             pool,
             options: Arc::new(options),
             clock,
@@ -260,7 +277,10 @@ impl Outbox {
 
     /// Closes all connections.
     pub async fn close(&self) {
-        self.pool.close().await;
+        // From its first moment on nothing is kept warm any more.
+        let closed = self.pool.close();
+        self.warm.clear();
+        closed.await;
     }
 }
 

@@ -81,6 +81,7 @@ impl Outbox {
     ) -> Result<Vec<ClaimedCustomer>, StoreError> {
         let lease = LeaseId::fresh();
         let [live, retries, replays] = begin;
+        let mut connection = self.warm.connection().await?;
         let claimed = sqlx::query!(
             r#"
             with moment as materialized (
@@ -170,8 +171,9 @@ impl Outbox {
             retries,
             replays,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *connection)
         .await?;
+        connection.keep();
         if begin == FROM_THE_BEGINNING {
             // By the database's own word: not how long the way there took, or a free connection.
             let took = claimed.iter().map(|row| row.took).fold(0.0, f64::max);
@@ -231,6 +233,7 @@ impl Outbox {
     }
 
     async fn look_from(&self, begin: Begin, target: &TargetName) -> Result<Look, StoreError> {
+        let mut connection = self.warm.connection().await?;
         let row = sqlx::query!(
             r#"
             select
@@ -258,8 +261,9 @@ impl Outbox {
             self.clock.for_postgres(),
             &begin as _,
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *connection)
         .await?;
+        connection.keep();
         let held_for = row.held_for.filter(|seconds| *seconds > 0.0);
         Ok(Look {
             is_due: row.is_due,
@@ -275,6 +279,7 @@ impl Outbox {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
+        let mut connection = self.warm.connection().await?;
         let wait = sqlx::query_scalar!(
             r#"
             select extract(epoch from min(next.at) - moment.now)::float8 as wait
@@ -303,8 +308,9 @@ impl Outbox {
             target.as_str(),
             self.clock.for_postgres(),
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *connection)
         .await?;
+        connection.keep();
         Ok(wait.flatten().map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
     }
 }

@@ -4,6 +4,7 @@
 //! busier it gets the larger the groups. The line is bounded; who does not fit in is told to come back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +17,9 @@ const MAX_WAITING: usize = 1024;
 const MAX_WAITING_BYTES: u32 = 64 * 1024 * 1024;
 /// Deliveries in one commit at most: beyond this the gain per row is gone and the wait is not.
 const MAX_GROUP: usize = 256;
+
+/// For so long nobody is told again: workers find what there is, however often they are woken.
+const TELLS_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// Why a delivery was not committed.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +82,25 @@ impl Committer {
 }
 
 async fn commit_groups(outbox: Outbox, metrics: Metrics, mut line: mpsc::Receiver<Waiting>, committed: impl Fn()) {
+    let (news, told) = mpsc::channel(1);
+    tokio::spawn(tell_workers(outbox.clone(), told));
     let mut group = Vec::with_capacity(MAX_GROUP);
     while line.recv_many(&mut group, MAX_GROUP).await > 0 {
         if commit_group(&outbox, &metrics, std::mem::take(&mut group)).await {
             committed();
+            // No room: they are about to be told anyway.
+            let _ = news.try_send(());
         }
+    }
+}
+
+/// Wakes the workers of other processes: at once after a commit, and once for all commits of the moments after that.
+async fn tell_workers(outbox: Outbox, mut news: mpsc::Receiver<()>) {
+    while news.recv().await.is_some() {
+        if let Err(error) = timely(outbox.wake_all()).await {
+            tracing::debug!(error = %error, "workers were not told of new deliveries: they find them when they poll");
+        }
+        tokio::time::sleep(TELLS_AGAIN_AFTER).await;
     }
 }
 

@@ -78,12 +78,10 @@ impl Heads {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::SecretString;
-
     use super::*;
     use crate::domain::Clock;
-    use crate::outbox::{ClaimedCustomer, Next, Outbox, Settlement};
-    use crate::throwaway_postgres::{Durability, FoundPostgres, create_database, drop_database, fresh_database_name};
+    use crate::outbox::scratch::Scratch;
+    use crate::outbox::{ClaimedCustomer, Next, Settlement};
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + second, 0).expect("a time")
@@ -112,12 +110,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_passed_by_is_found_when_nobody_else_is_due() {
-        let given = std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok()).map(SecretString::from);
-        let postgres = FoundPostgres::find(given.as_ref(), Durability::Fast).await.expect("a Postgres");
-        let name = fresh_database_name("flexportal_sync_head");
-        let url = create_database(postgres.url(), &name, None).await.expect("a database");
-        let outbox = Outbox::new(&url, 2, Clock::System).expect("an address");
-        outbox.migrate().await.expect("migrated");
+        let scratch = Scratch::new("head").await;
+        let outbox = scratch.outbox(Clock::System).await;
         sqlx::raw_sql(
             "insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
              select 'shop', 'c' || n, 'one', now() - make_interval(secs => 10 - n), gen_random_uuid()
@@ -158,7 +152,6 @@ mod tests {
         assert!(outbox.look(&target).await.expect("a look").is_due);
         assert_eq!(names(&claim(1).await), ["c1"], "a look before the claim changes nothing");
         outbox.close().await;
-        drop_database(postgres.url(), &name).await.expect("dropped");
-        postgres.stop().await.expect("stopped");
+        scratch.remove().await;
     }
 }

@@ -101,6 +101,7 @@ impl Outbox {
     async fn known_of_all(&self, asked: &[Key]) -> Result<Vec<(Known, bool)>, StoreError> {
         let (sources, customers): (Vec<_>, Vec<_>) =
             asked.iter().map(|(source, customer)| (source.as_str(), customer.as_str())).unzip();
+        let mut connection = self.warm.connection().await?;
         let rows = sqlx::query!(
             r#"
             with asked as (
@@ -122,17 +123,18 @@ impl Outbox {
             measured as (                        -- payloads are read for those only
                 select
                     found.*,
-                    d.topic,
-                    d.payload::text as payload,
-                    d.occurred_at,
-                    d.received_at,
-                    d.traceparent,
+                    stored.*,
                     count(*) over (partition by found.position) as waiting,
                     row_number() over in_order as place,
-                    sum(octet_length(d.payload::text)) over in_order as bytes_through
+                    sum(octet_length(stored.payload)) over in_order as bytes_through
                 from found
-                join deliveries d using (id)
-                window in_order as (partition by found.position order by id)
+                cross join lateral (
+                    select d.topic, d.payload::text as payload, d.occurred_at, d.received_at, d.traceparent
+                    from deliveries d
+                    where d.id = found.id
+                    offset 0                     -- else the text is made again wherever it is needed
+                ) as stored
+                window in_order as (partition by found.position order by found.id)
             )
             select
                 asked.position as "position!",
@@ -169,8 +171,9 @@ impl Outbox {
             MAX_EVENTS,
             MAX_BYTES,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *connection)
         .await?;
+        connection.keep();
         let mut known: Vec<_> = asked.iter().map(|_| (Known::default(), false)).collect();
         let mut given_up = Vec::new();
         for row in rows {

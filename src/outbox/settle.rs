@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::Connection;
 use sqlx::types::Json;
 
 use super::gathering::Gathering;
@@ -178,15 +179,23 @@ impl Outbox {
 
     /// Writes what came of several claims of which all is said: one statement, without a transaction around it.
     async fn finish_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
-        each_of(calls.len(), write(&self.pool, calls, self.clock.for_postgres(), Only::Finished).await)
+        let written = async {
+            let mut connection = self.warm.connection().await?;
+            let settled = write(&mut *connection, calls, self.clock.for_postgres(), Only::Finished).await?;
+            connection.keep();
+            Ok(settled)
+        };
+        each_of(calls.len(), written.await)
     }
 
     /// Writes what came of several claims; those whose row somebody holds are left out, as if their lease was lost.
     async fn settle_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
         let written = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut connection = self.warm.connection().await?;
+            let mut transaction = connection.begin().await?;
             let settled = write_in(&mut transaction, calls, self.clock.for_postgres()).await?;
             transaction.commit().await?;
+            connection.keep();
             Ok(settled)
         };
         each_of(calls.len(), written.await)

@@ -35,13 +35,25 @@ pub enum StoreOutcome {
 }
 
 impl Outbox {
-    /// Stores deliveries, makes their customers due and wakes the workers, in one commit.
+    /// Stores deliveries and makes their customers due, in one commit.
     ///
     /// The outcomes stand in the order of the events.
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of it was stored.
+    /// [`StoreError`]; then nothing of it was stored, but for [`StoreError::Unavailable`], after which it may have been.
     pub async fn store(&self, events: &[NewEvent]) -> Result<Vec<StoreOutcome>, StoreError> {
+        match self.store_once(events).await {
+            // The shop may not send it again, and storing it twice does no harm.
+            Err(error) if error.is_cut() => {
+                tracing::debug!(error = %error, deliveries = events.len(), "a connection was cut: storing once more");
+                self.warm.clear();
+                self.store_once(events).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn store_once(&self, events: &[NewEvent]) -> Result<Vec<StoreOutcome>, StoreError> {
         // Two processes that store the same rows take the locks in the same order.
         let mut sorted: Vec<_> = events.iter().collect();
         sorted.sort_by(|a, b| {
@@ -55,6 +67,7 @@ impl Outbox {
         // An array of arrays has to be rectangular in Postgres: the warnings travel as JSON.
         let warnings: Vec<_> = sorted.iter().map(|event| serde_json::json!(event.delivery.warnings)).collect();
 
+        let mut connection = self.warm.connection().await?;
         let stored = sqlx::query_scalar!(
             r#"
             with incoming as (
@@ -99,14 +112,9 @@ impl Outbox {
                     due_at = least(waiting.due_at, excluded.due_at),     -- what waits for a retry goes out with it
                     first_event_id = least(waiting.first_event_id, excluded.first_event_id),
                     revision = waiting.revision + 1
-                returning target
-            ),
-            woken as (
-                select count(pg_notify('flexportal_sync', ''))           -- one per commit, delivered with it
-                from (select from due limit 1) as any_due
             )
-            select stored.id as "id!"
-            from stored, woken
+            select id as "id!"
+            from stored
             "#,
             &ids,
             &column(|event| event.source.as_str()) as _,
@@ -123,8 +131,9 @@ impl Outbox {
             self.clock.for_postgres(),
             &optional(|event| event.traceparent.as_deref()) as _,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *connection)
         .await?;
+        connection.keep();
         let stored: HashSet<_> = stored.into_iter().collect();
 
         let duplicates: Vec<_> = sorted.iter().filter(|event| !stored.contains(&event.id.0)).collect();
@@ -134,9 +143,13 @@ impl Outbox {
                 return Ok(StoreOutcome::Stored(event.id));
             }
             let key = (event.source.as_str(), event.delivery.delivery_id.as_str());
-            let first = first.get(&key).copied().map(StoreOutcome::Duplicate);
-            // The first was removed in between: never 200 for what is not there.
-            first.ok_or_else(|| StoreError::Inconsistent("a duplicate of a delivery that is gone".to_owned()))
+            match first.get(&key).copied() {
+                // By a commit whose answer was lost.
+                Some(first) if first == event.id => Ok(StoreOutcome::Stored(first)),
+                Some(first) => Ok(StoreOutcome::Duplicate(first)),
+                // The first was removed in between: never 200 for what is not there.
+                None => Err(StoreError::Inconsistent("a duplicate of a delivery that is gone".to_owned())),
+            }
         };
         events.iter().map(outcome).collect()
     }
@@ -152,17 +165,20 @@ impl Outbox {
         }
         let sources: Vec<_> = duplicates.iter().map(|event| event.source.as_str()).collect();
         let deliveries: Vec<_> = duplicates.iter().map(|event| event.delivery.delivery_id.as_str()).collect();
+        let ids: Vec<_> = duplicates.iter().map(|event| event.id.0).collect();
+        let mut connection = self.warm.connection().await?;
         let rows = sqlx::query!(
             r#"
             with first as (
-                select d.id, d.source, d.delivery_id
-                from unnest($1::text[], $2::text[]) as duplicate (source, delivery_id)
+                select d.id, d.source, d.delivery_id, duplicate.id <> d.id as is_another
+                from unnest($1::text[], $2::text[], $4::uuid[]) as duplicate (source, delivery_id, id)
                 join deliveries d using (source, delivery_id)
             ),
             noted as (
                 insert into duplicates as known (event_id, deliveries, first_at, last_at)
                 select id, count(*), moment.now, moment.now
                 from first, (select coalesce($3::timestamptz, clock_timestamp()) as now) moment
+                where is_another                 -- else it is itself, stored by a commit whose answer was lost
                 group by id, moment.now
                 order by id                      -- locks in one order
                 on conflict (event_id) do update
@@ -174,9 +190,11 @@ impl Outbox {
             &sources as _,
             &deliveries as _,
             self.clock.for_postgres(),
+            &ids,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *connection)
         .await?;
+        connection.keep();
         Ok(duplicates
             .iter()
             .filter_map(|event| {

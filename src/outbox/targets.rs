@@ -220,6 +220,7 @@ impl Outbox {
         budget: Option<Budget>,
         wanted: u32,
     ) -> Result<Grant, StoreError> {
+        let mut connection = self.warm.connection().await?;
         let row = sqlx::query!(
             r#"
             with held as (
@@ -293,8 +294,9 @@ impl Outbox {
             budget.map_or(0.0, |budget| seconds(budget.early)),
             seconds(PROBE_INTERVAL),
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *connection)
         .await?;
+        connection.keep();
         let is_probe = row.is_probe;
         let requests = usize::try_from(row.requests).unwrap_or(0);
         let places = row.places.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -317,6 +319,7 @@ impl Outbox {
         if places.is_empty() && !is_probe {
             return Ok(());
         }
+        let mut connection = self.warm.connection().await?;
         sqlx::query!(
             r#"
             update targets
@@ -338,8 +341,9 @@ impl Outbox {
             self.clock.for_postgres(),
             MAX_FREE_PLACES,
         )
-        .execute(&self.pool)
+        .execute(&mut *connection)
         .await?;
+        connection.keep();
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 
-use super::Outbox;
+use super::{Outbox, StoreError};
 
 /// A signal that there may be work, to everybody who waits for it at that moment.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,20 @@ impl Wake {
 }
 
 impl Outbox {
+    /// Wakes the workers of all processes.
+    ///
+    /// Apart from the commits that there is news of: those that notify wait for each other, from before they are written
+    /// to the disk until they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; then workers find what there is at their next poll.
+    pub async fn wake_all(&self) -> Result<(), StoreError> {
+        let mut connection = self.warm.connection().await?;
+        sqlx::query!("select pg_notify('flexportal_sync', '')").execute(&mut *connection).await?;
+        connection.keep();
+        Ok(())
+    }
+
     /// Passes Postgres' notifications on to `wake` for as long as it is polled, over one connection of its own.
     ///
     /// While that connection is away, workers poll; when it is back they are woken once, for what they missed.

@@ -1,5 +1,7 @@
 //! The store by itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flexportal_sync::domain::{
@@ -121,21 +123,56 @@ async fn when_the_line_is_full_the_next_delivery_is_turned_away_and_none_of_the_
 }
 
 #[tokio::test]
-async fn each_commit_wakes_the_workers_once() {
+async fn a_commit_wakes_the_workers_of_other_processes_and_a_duplicate_wakes_nobody() {
     let app = App::start().await;
     let mut listener = sqlx::postgres::PgListener::connect_with(&app.db.pool).await.expect("a listener");
     listener.listen("flexportal_sync").await.expect("listening");
     let ids = EventIds::default();
-    let group: Vec<_> = (0..5).map(|n| event(&ids, &app, &format!("d{n}"), &format!("c{n}"), "{}")).collect();
-    app.outbox.store(&group).await.expect("stored");
-    app.outbox.store(&group).await.expect("duplicates, which wake nobody");
-    app.outbox.store(&[event(&ids, &app, "last", "c", "{}")]).await.expect("stored");
-    for _ in 0..2 {
-        let notified = tokio::time::timeout(std::time::Duration::from_secs(10), listener.recv()).await;
+    let commits = Arc::new(AtomicUsize::new(0));
+    let count = commits.clone();
+    let committer = Committer::start(app.outbox.clone(), Metrics::default(), move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    for n in 0..3 {
+        let outcome = committer.commit(event(&ids, &app, &format!("d{n}"), "c", "{}")).await;
+        assert!(matches!(outcome, Ok(StoreOutcome::Stored(_))), "{outcome:?}");
+        let again = committer.commit(event(&ids, &app, &format!("d{n}"), "c", "{}")).await;
+        assert!(matches!(again, Ok(StoreOutcome::Duplicate(_))), "{again:?}");
+        let notified = tokio::time::timeout(Duration::from_secs(10), listener.recv()).await;
         notified.expect("in time").expect("a notification");
     }
+    assert_eq!(commits.load(Ordering::Relaxed), 3, "workers of this process are told of what is new, too");
     sqlx::query("select pg_notify('flexportal_sync', 'end')").execute(&app.db.pool).await.expect("sent");
-    assert_eq!(listener.recv().await.expect("a notification").payload(), "end", "and no third one before");
+    assert_eq!(listener.recv().await.expect("a notification").payload(), "end", "and of nothing else");
+}
+
+#[tokio::test]
+async fn what_meets_a_connection_that_was_cut_is_stored_over_another() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    for n in 0..5 {
+        let stored = app.outbox.store(&[event(&ids, &app, &format!("d{n}"), "c", "{}")]).await;
+        assert!(matches!(*stored.expect("stored"), [StoreOutcome::Stored(_)]));
+        let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+                   where datname = current_database() and pid <> pg_backend_pid() and query like '%deliveries%'";
+        assert!(app.count(cut).await > 0, "there was a connection to cut");
+    }
+    assert_eq!(app.count("select count(*) from deliveries").await, 5);
+}
+
+#[tokio::test]
+async fn a_delivery_whose_answer_was_lost_is_no_duplicate_of_itself() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    let lost = event(&ids, &app, "d", "c", "{}");
+    let another = event(&ids, &app, "d", "c", "{}");
+    let stored = StoreOutcome::Stored(lost.id);
+    let duplicate = StoreOutcome::Duplicate(lost.id);
+    assert_eq!(app.outbox.store(std::slice::from_ref(&lost)).await.expect("stored"), [stored]);
+    let together = [another, lost];
+    assert_eq!(app.outbox.store(&together).await.expect("known"), [duplicate, stored]);
+    assert_eq!(app.count("select deliveries from duplicates").await, 1, "one other came");
+    assert_eq!(app.count("select count(*) from deliveries").await, 1);
 }
 
 #[tokio::test]

@@ -2,14 +2,13 @@
 //!
 //! What the simulation shows of the one is worth as much for the other as this test is.
 
-use secrecy::SecretString;
 use sqlx::Row;
 
 use super::*;
 use crate::domain::{Acknowledgement, Dice, EventIds, Field, ValueHash};
+use crate::outbox::scratch::Scratch;
 use crate::outbox::{DoneBy, LinkOrigin, Outbox};
 use crate::shops::{Concerns, Delivery};
-use crate::throwaway_postgres::{Durability, FoundPostgres, create_database, drop_database, fresh_database_name};
 
 /// Calls in one run.
 const CALLS: usize = 1_200;
@@ -32,17 +31,13 @@ struct Pair {
 
 #[tokio::test]
 async fn the_store_in_memory_does_what_the_real_one_does() {
-    let given = std::env::var_os("DATABASE_URL").and_then(|url| url.into_string().ok()).map(SecretString::from);
-    let postgres = FoundPostgres::find(given.as_ref(), Durability::Fast).await.expect("a Postgres");
-    let name = fresh_database_name("flexportal_sync_agreement");
-    let url = create_database(postgres.url(), &name, None).await.expect("a database");
+    let scratch = Scratch::new("agreement").await;
     for (seed, limit) in [(1, 0), (2, 100), (3, 6_000)] {
         eprintln!("seed {seed}, {limit} requests a minute");
         // Far ahead of Postgres' own clock, by which retry_sync() goes: what it makes due is due.
         let clock = Clock::manual("2126-01-01T00:00:00Z".parse().expect("a time"));
         let target = TargetName::parse("default").expect("a name");
-        let real = Outbox::new(&url, 2, clock.clone()).expect("an address");
-        real.migrate().await.expect("migrated");
+        let real = scratch.outbox(clock.clone()).await;
         real.register(&[], &[(target.clone(), 0)]).await.expect("registered");
         let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
         let pool = real.pool.clone();
@@ -63,8 +58,7 @@ async fn the_store_in_memory_does_what_the_real_one_does() {
         assert!(pair.model.state().events.len() > 150, "there was something to disagree about");
         pair.real.close().await;
     }
-    drop_database(postgres.url(), &name).await.expect("dropped");
-    postgres.stop().await.expect("stopped");
+    scratch.remove().await;
 }
 
 impl Pair {
