@@ -196,6 +196,11 @@ impl Outbox {
             .max_connections(max_connections)
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(move |connection, _| Box::pin(set(connection, settings)))
+            // sqlx 0.9 does not know of a transaction whose `begin` was cancelled: the next would write into it, and
+            // nobody would commit.
+            .after_release(|connection, _| {
+                Box::pin(async move { sqlx::raw_sql("rollback").execute(connection).await.map(|_| true) })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self {
             warm: warm::Warm::of(pool.clone()),
@@ -279,7 +284,7 @@ impl Outbox {
     pub async fn close(&self) {
         // From its first moment on nothing is kept warm any more.
         let closed = self.pool.close();
-        self.warm.clear();
+        self.warm.give_back(std::time::Instant::now());
         closed.await;
     }
 }
@@ -293,7 +298,7 @@ impl Outbox {
 /// choice: one plan, no scan of a table where an index can answer, and rows of the queue that are locked are written where
 /// they were found (`ctid`) instead of being joined.
 const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
-                    set lock_timeout = '2s'; set plan_cache_mode = force_generic_plan; set enable_seqscan = off; \
+                    set lock_timeout = '2s'; set client_min_messages = error; set plan_cache_mode = force_generic_plan; set enable_seqscan = off; \
                     set enable_bitmapscan = off";
 
 /// One plan for a filter that is set and one that is not would read everything.

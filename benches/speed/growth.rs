@@ -18,7 +18,7 @@ use super::history::{Loaded, Waiting};
 use super::load::Load;
 use super::server::{Role, Server};
 use super::stub::Stub;
-use super::{DRAINED_BODY_BYTES, per_second, webhooks};
+use super::{DRAINED_BODY_BYTES, checkpoint, per_second, webhooks};
 
 /// What is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -190,7 +190,7 @@ impl Growth {
         let intake = Server::start(Role::Intake, &database.url, None).await?;
         Load::once(&intake, &webhooks).await?;
         drop(intake);
-        database.checkpoint().await?;
+        checkpoint(&database.pool).await?;
         let stub = Stub::start().await?;
         let worker = Server::start(Role::Worker, &database.url, Some(stub.addr())).await?;
         stub.wait_for(events).await?;
@@ -224,7 +224,7 @@ impl Growth {
         let last = database.last_event().await?;
         // The first connections are nobody's measure.
         let first = Load { connections, lasts: lasts / 10, rate: None }.put(&server, &webhooks).await?;
-        database.checkpoint().await?;
+        checkpoint(&database.pool).await?;
         let measured = Load { connections, lasts, rate: None }.put(&server, &webhooks).await?;
         drop(server);
         let accepted = i64::try_from(first.count() + measured.count())?;
@@ -264,11 +264,6 @@ impl Database {
 
     pub(crate) async fn connect(&self) -> anyhow::Result<PgConnection> {
         Ok(PgConnection::connect(self.url.expose_secret()).await?)
-    }
-
-    async fn checkpoint(&self) -> anyhow::Result<()> {
-        sqlx::raw_sql("checkpoint").execute(&self.pool).await.context("the role of DATABASE_URL may not checkpoint")?;
-        Ok(())
     }
 
     /// All later events have larger ids.

@@ -5,6 +5,7 @@
 //! drain    Postgres (filled) ─▶ serve --role worker ─▶ a server that answers every PUT alike
 //! idle     one webhook ─▶ serve ─▶ one PUT, one after the other
 //! growth   intake and drain beside those on an empty table; only if asked for, since it takes long
+//! soak     load ─▶ serve ─▶ PUTs, for long: is the memory flat; only if asked for, since it takes long
 //! peers    the drain, and beside it those of other job queues; only if asked for, since it needs npm
 //! yardstick: pgbench, one row of the same payload and a unique key per transaction, sent by the client
 //! ```
@@ -31,21 +32,23 @@ use tokio::time::Instant;
 
 mod growth;
 mod history;
+mod idle;
 mod load;
 mod peers;
 mod server;
+mod soak;
 mod stub;
 mod webhooks;
 
 use growth::Situation;
-use load::{Load, Measured};
+use load::Load;
 use server::{Role, Server};
 use stub::Stub;
 
 /// Measures the service against pgbench on the same Postgres.
 #[derive(Debug, Parser)]
 struct Speed {
-    /// What to measure; nothing: intake, drain and idle, and with --smoke growth
+    /// What to measure; nothing: intake, drain and idle, and with --smoke growth and soak
     #[arg(value_enum)]
     what: Vec<What>,
     /// Tiny amounts, for CI: does it run, are the books right
@@ -63,6 +66,9 @@ struct Speed {
     /// Growth: measurements of each situation [default: 5]
     #[arg(long)]
     rounds: Option<NonZeroUsize>,
+    /// Soak: for how long [default: 5m]
+    #[arg(long, value_parser = humantime::parse_duration)]
+    soak_for: Option<Duration>,
     /// Growth: only these situations
     #[arg(long, value_delimiter = ',')]
     situations: Vec<Situation>,
@@ -82,6 +88,8 @@ enum What {
     Idle,
     /// Intake and drain with what is stored, what waits, and an open transaction, beside those on an empty table
     Growth,
+    /// The memory over a long run at full speed, from the webhook to the PUT
+    Soak,
     /// The drain beside that of other job queues, which `npm ci --prefix benches/peers` installs
     Peers,
 }
@@ -98,9 +106,9 @@ struct Scale {
     customers: usize,
     /// Events that are drained.
     drained: usize,
-    /// Webhooks sent one after the other.
-    single: usize,
+    idle: idle::Scale,
     growth: growth::Scale,
+    soak: soak::Scale,
 }
 
 const FULL: Scale = Scale {
@@ -109,7 +117,7 @@ const FULL: Scale = Scale {
     clients: &[16, 32, 64],
     customers: 5_000,
     drained: 30_000,
-    single: 500,
+    idle: idle::Scale { webhooks: 500, after_a_pause: 20, pause: Duration::from_millis(1_500) },
     growth: growth::Scale {
         finished: 10_000_000,
         waiting: 1_000_000,
@@ -120,6 +128,7 @@ const FULL: Scale = Scale {
         drained: 10_000,
         rounds: 5,
     },
+    soak: soak::Scale { lasts: Duration::from_mins(5), customers: 5_000 },
 };
 
 const SMOKE: Scale = Scale {
@@ -128,7 +137,7 @@ const SMOKE: Scale = Scale {
     clients: &[2],
     customers: 50,
     drained: 200,
-    single: 5,
+    idle: idle::Scale { webhooks: 5, after_a_pause: 1, pause: Duration::from_millis(100) },
     growth: growth::Scale {
         finished: 2_000,
         waiting: 1_000,
@@ -139,6 +148,7 @@ const SMOKE: Scale = Scale {
         drained: 200,
         rounds: 1,
     },
+    soak: soak::Scale { lasts: Duration::ZERO, customers: 50 },
 };
 
 /// Requests in flight of the worker.
@@ -185,7 +195,7 @@ impl Speed {
             postgres.describe(),
         );
         let all: &[_] = if self.smoke {
-            &[What::Intake, What::Drain, What::Idle, What::Growth]
+            &[What::Intake, What::Drain, What::Idle, What::Growth, What::Soak]
         } else {
             &[What::Intake, What::Drain, What::Idle]
         };
@@ -199,6 +209,9 @@ impl Speed {
                 What::Drain => bench.drain().await.map(drop),
                 What::Idle => bench.idle().await,
                 What::Growth => self.growth(&scale.growth).on(&url).await,
+                What::Soak => {
+                    bench.soak(soak::Scale { lasts: self.soak_for.unwrap_or(scale.soak.lasts), ..scale.soak }).await
+                }
                 What::Peers => bench.peers().await,
             };
             bench.pool.close().await;
@@ -237,8 +250,10 @@ impl Bench<'_> {
         let mut highest = 0.0_f64;
         let mut accepted = self.count("select count(*) from deliveries").await?;
         for connections in self.scale.connections {
+            checkpoint(&self.pool).await?;
             let bare = self.pgbench(payload).await?;
             let load = Load { connections: *connections, lasts: self.scale.lasts, rate: None };
+            checkpoint(&self.pool).await?;
             let measured = load.put(&server, &webhooks).await?;
             highest = highest.max(measured.rate());
             accepted += i64::try_from(measured.count())?;
@@ -251,6 +266,7 @@ impl Bench<'_> {
             );
         }
         let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / 2.0) };
+        checkpoint(&self.pool).await?;
         let calm = load.put(&server, &webhooks).await?;
         accepted += i64::try_from(calm.count())?;
         println!(
@@ -317,39 +333,6 @@ impl Bench<'_> {
         Ok(rate)
     }
 
-    async fn idle(&self) -> anyhow::Result<()> {
-        let stub = Stub::start().await?;
-        let server = Server::start(Role::All, &self.url, Some(stub.addr())).await?;
-        let ready_in = server.ready_in();
-        let memory = server.memory_bytes()?;
-        let webhooks = webhooks::of_generic(self.scale.single, DRAINED_BODY_BYTES)?;
-        let mut times = Vec::with_capacity(webhooks.len());
-        let mut connection = load::Connection::open(server.addr()).await?;
-        for (n, webhook) in webhooks.iter().enumerate() {
-            let sent = Instant::now();
-            connection.send(webhook).await?;
-            times.push(stub.wait_for(n + 1).await?.duration_since(sent));
-        }
-        let measured = Measured::of(times, Duration::from_secs(1));
-        println!("\nidle: from the webhook sent to its PUT received, {} times\n", measured.count());
-        println!("| p50 | p95 | p99 | memory when idle | first start, with migrations |");
-        println!("|----:|----:|----:|-----------------:|-----------------------------:|");
-        println!(
-            "| {} | {} | {} | {} MiB | {} |",
-            milliseconds(measured.percentile(0.5)),
-            milliseconds(measured.percentile(0.95)),
-            milliseconds(measured.percentile(0.99)),
-            memory / 1024 / 1024,
-            milliseconds(ready_in),
-        );
-        drop(server);
-        let again = Server::start(Role::All, &self.url, Some(stub.addr())).await?;
-        println!("\nready after a restart on the migrated database in {}", milliseconds(again.ready_in()));
-        let binary = std::fs::metadata(env!("CARGO_BIN_EXE_flexportal-sync")).context("no binary")?.len();
-        println!("the binary has {:.1} MB", count(usize::try_from(binary)?) / 1e6);
-        Ok(())
-    }
-
     /// One-row commits per second, the best of several numbers of clients.
     async fn pgbench(&self, payload: &str) -> anyhow::Result<f64> {
         sqlx::raw_sql(
@@ -395,6 +378,12 @@ impl Bench<'_> {
     async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
         Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
     }
+}
+
+/// What was written before is nobody's measure: else it goes to the disk when Postgres finds it is time.
+async fn checkpoint(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::raw_sql("checkpoint").execute(pool).await.context("the role of DATABASE_URL may not checkpoint")?;
+    Ok(())
 }
 
 /// `pgbench` beside the server's programs, else from the path.

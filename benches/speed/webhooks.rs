@@ -87,13 +87,13 @@ pub(crate) fn of_shopify(customers: usize) -> anyhow::Result<Vec<Webhook>> {
     made.collect()
 }
 
-/// Calls of [`of_generic`] so far: neither ids nor values are ever the same.
-static WAVES: AtomicUsize = AtomicUsize::new(0);
+/// Webhooks that [`of_generic`] made so far: neither ids nor values are ever the same.
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// Bodies of the given size, each of another customer that FlexPortal's id is given of; each can be sent once, within
 /// five minutes. Called again, it makes another change of each of the same customers.
 pub(crate) fn of_generic(customers: usize, size: usize) -> anyhow::Result<Vec<Webhook>> {
-    let wave = WAVES.fetch_add(1, Ordering::Relaxed);
+    let first = MADE.fetch_add(customers, Ordering::Relaxed);
     let made = (0..customers).map(|n| {
         let body = |note: &str| {
             json!({
@@ -103,7 +103,7 @@ pub(crate) fn of_generic(customers: usize, size: usize) -> anyhow::Result<Vec<We
                     "customerId": format!("shop-{n}"),
                     "flexportalCustomerId": format!("cus_{n}"),
                     "firstName": "Adelheid",
-                    "lastName": format!("Musterfrau {n} {wave}"),
+                    "lastName": format!("Musterfrau {n} {first}"),
                     "phone": format!("+49301234{n:06}"),
                     "note": note,
                 }
@@ -111,7 +111,7 @@ pub(crate) fn of_generic(customers: usize, size: usize) -> anyhow::Result<Vec<We
             .to_string()
         };
         let room = size.saturating_sub(body("").len());
-        webhook(ShopKind::Generic, wave * customers + n, body(&"n".repeat(room)))
+        webhook(ShopKind::Generic, first + n, body(&"n".repeat(room)))
     });
     made.collect()
 }

@@ -20,6 +20,8 @@ const MAX_GROUP: usize = 256;
 
 /// For so long nobody is told again: workers find what there is, however often they are woken.
 const TELLS_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// After the database failed.
+const TRIES_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a delivery was not committed.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +54,7 @@ pub struct Committer {
 impl Committer {
     /// Starts the task that commits; it ends when the last handle is gone and the line is empty.
     ///
-    /// `committed` is called after each commit that stored something: the signal for a worker in this process.
+    /// `committed` is called after each commit that may have stored something: the signal for a worker in this process.
     #[must_use]
     pub fn start(outbox: Outbox, metrics: Metrics, committed: impl Fn() + Send + 'static) -> Self {
         let (line, waiting) = mpsc::channel(MAX_WAITING);
@@ -94,17 +96,22 @@ async fn commit_groups(outbox: Outbox, metrics: Metrics, mut line: mpsc::Receive
     }
 }
 
-/// Wakes the workers of other processes: at once after a commit, and once for all commits of the moments after that.
+/// Wakes the workers of other processes: at once after a commit, and once for all commits of the moments after that. They
+/// poll, too, in case this process dies, or leaves, in between.
 async fn tell_workers(outbox: Outbox, mut news: mpsc::Receiver<()>) {
     while news.recv().await.is_some() {
-        if let Err(error) = timely(outbox.wake_all()).await {
-            tracing::debug!(error = %error, "workers were not told of new deliveries: they find them when they poll");
+        while let Err(error) = timely(outbox.wake_all()).await {
+            tracing::debug!(error = %error, "workers could not be told of new deliveries");
+            if news.is_closed() {
+                return;
+            }
+            tokio::time::sleep(TRIES_AGAIN_AFTER).await;
         }
         tokio::time::sleep(TELLS_AGAIN_AFTER).await;
     }
 }
 
-/// Commits a group and answers everybody in it; tells whether anything was stored.
+/// Commits a group and answers everybody in it; tells whether anything may have been stored.
 async fn commit_group(outbox: &Outbox, metrics: &Metrics, group: Vec<Waiting>) -> bool {
     let (events, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|waiting| (waiting.event, (waiting.answer, waiting.room))).unzip();
@@ -130,12 +137,13 @@ async fn commit_group(outbox: &Outbox, metrics: &Metrics, group: Vec<Waiting>) -
                 .collect()
         }
     };
-    let any_stored = outcomes.iter().any(|outcome| matches!(outcome, Ok(StoreOutcome::Stored(_))));
+    let may_be_stored = |outcome: &_| matches!(outcome, Ok(StoreOutcome::Stored(_)) | Err(CommitError::Unavailable));
+    let is_news = outcomes.iter().any(may_be_stored);
     for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
         // Whoever stopped waiting will send it again and be told that it is a duplicate.
         let _ = answer.send(outcome);
     }
-    any_stored
+    is_news
 }
 
 fn reported(error: &StoreError, deliveries: usize) -> CommitError {

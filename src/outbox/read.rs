@@ -123,18 +123,17 @@ impl Outbox {
             measured as (                        -- payloads are read for those only
                 select
                     found.*,
-                    stored.*,
+                    d.topic,
+                    d.payload::text as payload,
+                    d.occurred_at,
+                    d.received_at,
+                    d.traceparent,
                     count(*) over (partition by found.position) as waiting,
                     row_number() over in_order as place,
-                    sum(octet_length(stored.payload)) over in_order as bytes_through
+                    sum(octet_length(d.payload::text)) over in_order as bytes_through
                 from found
-                cross join lateral (
-                    select d.topic, d.payload::text as payload, d.occurred_at, d.received_at, d.traceparent
-                    from deliveries d
-                    where d.id = found.id
-                    offset 0                     -- else the text is made again wherever it is needed
-                ) as stored
-                window in_order as (partition by found.position order by found.id)
+                join deliveries d using (id)
+                window in_order as (partition by found.position order by id)
             )
             select
                 asked.position as "position!",

@@ -40,13 +40,12 @@ impl Outbox {
     /// The outcomes stand in the order of the events.
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of it was stored, but for [`StoreError::Unavailable`], after which it may have been.
+    /// [`StoreError`]; after [`StoreError::Refused`] nothing of it was stored, after others it may have been.
     pub async fn store(&self, events: &[NewEvent]) -> Result<Vec<StoreOutcome>, StoreError> {
         match self.store_once(events).await {
             // The shop may not send it again, and storing it twice does no harm.
             Err(error) if error.is_cut() => {
                 tracing::debug!(error = %error, deliveries = events.len(), "a connection was cut: storing once more");
-                self.warm.clear();
                 self.store_once(events).await
             }
             outcome => outcome,

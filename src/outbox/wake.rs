@@ -31,7 +31,7 @@ impl Outbox {
     /// to the disk until they are.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; then workers find what there is at their next poll.
+    /// [`StoreError::Unavailable`].
     pub async fn wake_all(&self) -> Result<(), StoreError> {
         let mut connection = self.warm.connection().await?;
         sqlx::query!("select pg_notify('flexportal_sync', '')").execute(&mut *connection).await?;
