@@ -279,7 +279,7 @@ impl Outbox {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn next_due_in(&self, target: &TargetName) -> Result<Option<Duration>, StoreError> {
-        let mut connection = self.warm.connection().await?;
+        // Not over a warm connection: who asks this is often called away before the answer, which would close it.
         let wait = sqlx::query_scalar!(
             r#"
             select extract(epoch from min(next.at) - moment.now)::float8 as wait
@@ -308,9 +308,8 @@ impl Outbox {
             target.as_str(),
             self.clock.for_postgres(),
         )
-        .fetch_optional(&mut *connection)
+        .fetch_optional(&self.pool)
         .await?;
-        connection.keep();
         Ok(wait.flatten().map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
     }
 }

@@ -189,7 +189,8 @@ async fn between_answer_and_settle_the_request_is_repeated_under_the_same_key() 
     hold.is_met().await;
     assert_eq!(scene.fake.requests()[1].status, Some(200));
     process.kill().await;
-    hold.release().await;
+    // Else the server would finish what it was asked by the dead.
+    hold.turn_away().await;
 
     let process = scene.start().await;
     nobody_takes_over(&scene, &process).await;
