@@ -129,7 +129,7 @@ impl StoreError {
     fn is_cut(&self) -> bool {
         match self {
             Self::Unavailable(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
-            // Class 57P is the server's leaving, class 08 the connection's.
+            // 57P01 and so on is the server's leaving, class 08 the connection's.
             Self::Unavailable(_) => {
                 self.sqlstate().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
             }
@@ -197,7 +197,7 @@ impl Outbox {
             .acquire_timeout(CONNECT_WITHIN)
             .after_connect(move |connection, _| Box::pin(set(connection, settings)))
             // sqlx 0.9 does not know of a transaction whose `begin` was cancelled: the next would write into it, and
-            // nobody would commit.
+            // nobody would commit. (Mostly there is none, of which Postgres would warn: see `client_min_messages`.)
             .after_release(|connection, _| {
                 Box::pin(async move { sqlx::raw_sql("rollback").execute(connection).await.map(|_| true) })
             })
@@ -298,12 +298,12 @@ impl Outbox {
 /// choice: one plan, no scan of a table where an index can answer, and rows of the queue that are locked are written where
 /// they were found (`ctid`) instead of being joined.
 const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
-                    set lock_timeout = '2s'; set client_min_messages = error; set plan_cache_mode = force_generic_plan; set enable_seqscan = off; \
-                    set enable_bitmapscan = off";
+                    set client_min_messages = error; set lock_timeout = '2s'; \
+                    set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_bitmapscan = off";
 
 /// One plan for a filter that is set and one that is not would read everything.
 const FOR_PEOPLE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
-                          set plan_cache_mode = force_custom_plan";
+                          set client_min_messages = error; set plan_cache_mode = force_custom_plan";
 
 async fn set(connection: &mut PgConnection, settings: &'static str) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(settings).execute(connection).await?;

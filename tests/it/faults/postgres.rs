@@ -218,3 +218,18 @@ async fn connections_cut_and_a_database_away_need_no_hand() {
     process.intake.deliver_until_stored(shopify(2, 0, &json!({}))).await;
     wait_until(&scene.db.pool, "select count(*) = 2 from outbox_events where status = 'synced'").await;
 }
+
+#[tokio::test]
+async fn while_all_is_well_nothing_is_warned_of() {
+    let scene = Scene::new().await;
+    let process = scene.start().await;
+    for n in 1..=3 {
+        assert_eq!(process.deliver(change(1, n)).await.word(), "accepted");
+        scene.ends_with(n).await;
+        assert_eq!(process.get("/metrics").await.status, 200);
+        assert_eq!(process.get("/readyz").await.status, 200);
+    }
+    let mut log = process.log();
+    log.retain(|line| line["level"] != "INFO");
+    assert!(log.is_empty(), "{log:?}");
+}
