@@ -12,7 +12,7 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::StatusPolicy;
-use crate::config::{ShopKind, Source};
+use crate::config::{Identity, ShopKind, Source};
 use crate::domain::{CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId, SourceName};
 
 mod generic;
@@ -93,6 +93,8 @@ pub struct Delivery {
     pub occurred_at: Option<DateTime<Utc>>,
     /// A change to sync, or a privacy request.
     pub concerns: Concerns,
+    /// FlexPortal has to be asked who the customer is, unless a link says it.
+    pub is_asked_for: bool,
     /// The body, as JSON that Postgres takes.
     pub payload: String,
     /// What had to be changed in it for that.
@@ -206,9 +208,9 @@ impl Shop {
             ShopKind::WooCommerce => woocommerce::topic(verified.headers)?,
             ShopKind::Generic => generic::topic(&body)?,
         };
-        let (concerns, customer, email, occurred_at) = match self.content(&topic, &body)? {
+        let (concerns, customer, email, occurred_at, is_asked_for) = match self.content(&topic, &body)? {
             Content::Ignored(why) => return Ok(Received::Ignored(why)),
-            Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None),
+            Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None, false),
             Content::Change(event) => {
                 let said = event.occurred_at.or_else(|| self.triggered_at(verified.headers));
                 let latest = verified.received_at + CLOCK_AHEAD;
@@ -220,11 +222,22 @@ impl Shop {
                     );
                 }
                 let email = event.email().map(str::to_owned);
-                (Concerns::Customer, Some(event.customer), email, occurred_at)
+                let is_asked_for = self.source.identity == Identity::Email && event.flexportal_id.is_none();
+                (Concerns::Customer, Some(event.customer), email, occurred_at, is_asked_for)
             }
         };
         let delivery_id = self.delivery_id(verified);
-        let delivery = Delivery { delivery_id, topic, customer, email, occurred_at, concerns, payload: text, warnings };
+        let delivery = Delivery {
+            delivery_id,
+            topic,
+            customer,
+            email,
+            occurred_at,
+            concerns,
+            is_asked_for,
+            payload: text,
+            warnings,
+        };
         Ok(Received::Delivery(Box::new(delivery)))
     }
 

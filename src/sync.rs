@@ -133,6 +133,7 @@ pub(crate) async fn sync_customer(
             rules,
             requests,
             record,
+            is_restless: claimed.is_restless,
             read: &read,
             may_look_up: shop.source().identity == Identity::Email,
             stale: stale.as_ref(),
@@ -219,6 +220,7 @@ struct Steps<'a, 'r, Q: Queue, A> {
     rules: &'a Rules,
     requests: &'a mut Requests<'r, Q, A>,
     record: &'a mut Record,
+    is_restless: bool,
     read: &'a [ReadEvent<'a>],
     may_look_up: bool,
     /// The id that led nowhere before.
@@ -252,7 +254,15 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
         let who = match known {
             Some(known) => known,
             None => match self.look_up().await? {
-                Ok(Match::One(id)) => Identified { id, origin: Some(LinkOrigin::Lookup) },
+                Ok(Match::One(id)) => {
+                    let who = Identified { id, origin: Some(LinkOrigin::Lookup) };
+                    if self.is_restless {
+                        // Others go first: who it is stays true, what it says is soon outdated.
+                        tracing::debug!(event.id = %self.head, "found, and given back: it may change again");
+                        return Ok(Step::End(End::Later { error: None, who: Some(who), delay: None }));
+                    }
+                    who
+                }
                 Ok(no_match) => return Ok(Step::End(unmatched(&no_match, None))),
                 Err(error) => return Ok(Step::End(self.end_of_error(error, None))),
             },

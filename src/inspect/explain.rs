@@ -109,6 +109,12 @@ pub(super) fn waiting(place: &QueuePlace) -> String {
     if place.due_at > place.now {
         return format!("waits for its next attempt, in {}", until(place.due_at));
     }
+    if let Some(until_then) = place.is_restless_until {
+        return format!(
+            "waits for its turn: it has just changed, and for {} others go first, so that one request says all that may come",
+            until(until_then)
+        );
+    }
     let ahead = match place.ahead {
         0 => "waits for its turn: it is the next".to_owned(),
         MAX_AHEAD.. => format!("waits for its turn, behind {MAX_AHEAD} customers or more"),

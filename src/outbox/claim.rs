@@ -25,6 +25,8 @@ pub struct ClaimedCustomer {
     pub(super) linked_to: Option<FlexportalCustomerId>,
     /// Claims since a result was last written, this one included; above 1 a worker died holding it.
     pub claims: i32,
+    /// It has just changed, and may do so again: once it is found, others go first.
+    pub is_restless: bool,
 }
 
 /// Whether there is anything to do for a target now.
@@ -38,9 +40,17 @@ pub struct Look {
     pub held_for: Option<Duration>,
 }
 
+/// Who has not changed for this long is taken to be done: a person who fills in a form, or a shop that sends one change in
+/// several parts.
+pub(super) const QUIET: Duration = Duration::from_secs(5);
+/// Who has waited for this long has its turn, quiet or not: nobody is put off for long.
+pub(super) const WAITED: Duration = Duration::from_secs(10);
+
 impl Outbox {
     /// Claims up to `limit` customers of a target that are due: live changes first, then retries, then what a person
-    /// replays; of each the longest due first.
+    /// replays; of each the longest due first. Those whose newest change came within the last 5 s are the last of the
+    /// live ones, until they have waited for 10 s: what they are about to say would make the request a wasted one. Not
+    /// so those whom FlexPortal has to be asked for, since the answer will hold.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -48,7 +58,8 @@ impl Outbox {
         self.claim_if(target, limit, false).await
     }
 
-    /// The same, but nobody while the target is held, or has a pause behind it that wants its probe.
+    /// Claims where no request is missed: there is no quota, and nobody is claimed while the target is held, or has a pause
+    /// behind it that wants its probe. By turn and longest due, restless or not.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -60,15 +71,15 @@ impl Outbox {
         &self,
         target: &TargetName,
         limit: u32,
-        unless_held: bool,
+        is_free: bool,
     ) -> Result<Vec<ClaimedCustomer>, StoreError> {
         if let Some(begin) = self.heads.begin(target) {
-            let claimed = self.claim_from(begin, target, limit, unless_held).await?;
+            let claimed = self.claim_from(begin, target, limit, is_free).await?;
             if !claimed.is_empty() {
                 return Ok(claimed);
             }
         }
-        self.claim_from(FROM_THE_BEGINNING, target, limit, unless_held).await
+        self.claim_from(FROM_THE_BEGINNING, target, limit, is_free).await
     }
 
     #[expect(clippy::too_many_lines, reason = "one statement")]
@@ -77,7 +88,7 @@ impl Outbox {
         begin: Begin,
         target: &TargetName,
         limit: u32,
-        unless_held: bool,
+        is_free: bool,
     ) -> Result<Vec<ClaimedCustomer>, StoreError> {
         let lease = LeaseId::fresh();
         let [live, retries, replays] = begin;
@@ -85,7 +96,11 @@ impl Outbox {
         let claimed = sqlx::query!(
             r#"
             with moment as materialized (
-                select coalesce($4::timestamptz, clock_timestamp()) as now
+                select
+                    given.now,
+                    given.now - make_interval(secs => $10) as quiet_since,
+                    given.now - make_interval(secs => $11) as waits_since
+                from (select coalesce($4::timestamptz, clock_timestamp()) as now) given
                 where not ($6 and exists (select from targets where name = $1 and hold_reason is not null))
             ),
             live as materialized (               -- a range of the index for each priority, locked only as far as it is their turn
@@ -99,8 +114,41 @@ impl Outbox {
                       and waiting.due_at between coalesce($7::timestamptz, '-infinity') and moment.now
                       and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
                       and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                      and (
+                          $6
+                          or waiting.changed_at is null
+                          or waiting.changed_at <= moment.quiet_since
+                          or waiting.due_at <= moment.waits_since
+                          or waiting.is_asked_for and not exists (
+                              select
+                              from customer_links link
+                              where link.source = waiting.source
+                                and link.shop_customer_id = waiting.shop_customer_id
+                                and link.flexportal_customer_id is not null
+                              offset 0           -- one by one, by the index: see LIVE
+                          )
+                      )
                     order by waiting.due_at
                     limit $2
+                    for update of waiting skip locked
+                ) as longest
+            ),
+            restless as materialized (
+                select longest.at
+                from moment
+                cross join lateral (
+                    select waiting.ctid as at
+                    from waiting_customers waiting
+                    where not $6
+                      and waiting.target = $1
+                      and waiting.priority = 0
+                      and waiting.due_at between coalesce($7::timestamptz, '-infinity') and moment.now
+                      and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
+                      and (waiting.rests_until is null or waiting.rests_until <= moment.now)
+                      and waiting.changed_at > moment.quiet_since
+                      and waiting.ctid not in (select live.at from live)
+                    order by waiting.due_at
+                    limit $2 - (select count(*) from live)
                     for update of waiting skip locked
                 ) as longest
             ),
@@ -116,7 +164,7 @@ impl Outbox {
                       and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
                       and (waiting.rests_until is null or waiting.rests_until <= moment.now)
                     order by waiting.due_at
-                    limit $2 - (select count(*) from live)
+                    limit $2 - (select count(*) from live) - (select count(*) from restless)
                     for update of waiting skip locked
                 ) as longest
             ),
@@ -132,12 +180,15 @@ impl Outbox {
                       and (waiting.lease_id is null or waiting.lease_expires_at <= moment.now)
                       and (waiting.rests_until is null or waiting.rests_until <= moment.now)
                     order by waiting.due_at
-                    limit $2 - (select count(*) from live) - (select count(*) from retries)
+                    limit $2 - (select count(*) from live) - (select count(*) from restless)
+                        - (select count(*) from retries)
                     for update of waiting skip locked
                 ) as longest
             ),
             due as (
                 select * from live
+                union all
+                select * from restless
                 union all
                 select * from retries
                 union all
@@ -159,17 +210,26 @@ impl Outbox {
                 case when isfinite(waiting.due_at) then waiting.due_at end as due_at,      -- a person may write '-infinity'
                 extract(epoch from clock_timestamp() - statement_timestamp())::float8 as "took!",
                 waiting.revision,
-                waiting.attempts as claims
+                waiting.attempts as claims,
+                coalesce(
+                    not $6
+                    and waiting.priority = 0
+                    and waiting.changed_at > moment.quiet_since
+                    and waiting.due_at > moment.waits_since,
+                    false
+                ) as "is_restless!"
             "#,
             target.as_str(),
             i64::from(limit),
             lease.0,
             self.clock.for_postgres(),
             seconds(LEASE),
-            unless_held,
+            is_free,
             live,
             retries,
             replays,
+            seconds(QUIET),
+            seconds(WAITED),
         )
         .fetch_all(&mut *connection)
         .await?;
@@ -190,6 +250,7 @@ impl Outbox {
                 has_more: false,
                 linked_to: None,
                 claims: row.claims,
+                is_restless: row.is_restless,
             })
             .collect())
     }

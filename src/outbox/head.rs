@@ -4,8 +4,8 @@
 //! holds one open, such entries pile up at the head of the queue, where the longest due stood, and each look for work
 //! passes all of them. So after a claim from the very beginning that took long, the next ones begin where the last one
 //! ended, for so many times as long. What came late, with an earlier due time (a commit that took its time, a lease that
-//! ended, a customer given back), waits until then, also behind those of a lower priority; who finds nothing this way
-//! looks from the beginning at once.
+//! ended, a customer given back, one that was restless and is quiet now), waits until then, also behind those of a lower
+//! priority; who finds nothing this way looks from the beginning at once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

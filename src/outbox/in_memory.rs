@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::claim::{QUIET, WAITED};
 use super::{
     Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Leave, Link, LinkChange, Look, NewEvent,
     Next, PROBE_INTERVAL, Queue, Settled, Settlement, StoreError, StoreOutcome, WaitingEvent, Wake,
@@ -68,6 +69,8 @@ pub(crate) struct Waiting {
     pub(crate) attempts: i32,
     pub(crate) lease: Option<(LeaseId, DateTime<Utc>)>,
     pub(crate) rests_until: Option<DateTime<Utc>>,
+    pub(crate) changed_at: Option<DateTime<Utc>>,
+    pub(crate) is_asked_for: bool,
 }
 
 #[derive(Debug, Default)]
@@ -145,7 +148,10 @@ impl InMemory {
         state
             .events
             .insert(event.id, Event { stored: event.clone(), customer: customer.clone(), occurred_at, state: None });
-        state.queue(customer, &event.target, event.id, 0, now);
+        let was_asked_for = state.waiting.get(&customer).is_none_or(|waiting| waiting.is_asked_for);
+        let waiting = state.queue(customer, &event.target, event.id, 0, now);
+        waiting.changed_at = Some(now);
+        waiting.is_asked_for = was_asked_for && event.delivery.is_asked_for;
         state.wakes.iter().for_each(Wake::wake);
         StoreOutcome::Stored(event.id)
     }
@@ -212,10 +218,49 @@ impl InMemory {
         state.waiting.remove(customer);
         true
     }
+
+    fn claim_if(&self, target: &TargetName, limit: u32, is_free: bool) -> Vec<ClaimedCustomer> {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let lease = LeaseId::fresh();
+        let State { waiting, links, .. } = &mut *state;
+        let mut due: Vec<_> =
+            waiting.iter_mut().filter(|(_, waiting)| waiting.target == *target && waiting.is_claimable(now)).collect();
+        let is_restless = |waiting: &Waiting| {
+            !is_free && waiting.priority == 0 && waiting.changed_at > Some(now - QUIET) && waiting.due_at > now - WAITED
+        };
+        due.sort_by_key(|(customer, waiting)| {
+            let is_linked = links.get(*customer).is_some_and(|link| link.flexportal_id.is_some());
+            let gives_way = is_restless(waiting) && (is_linked || !waiting.is_asked_for);
+            (waiting.priority, gives_way, waiting.due_at)
+        });
+        due.truncate(limit as usize);
+        let claim = |(customer, waiting): (&Customer, &mut Waiting)| {
+            waiting.lease = Some((lease, now + LEASE));
+            waiting.attempts += 1;
+            ClaimedCustomer {
+                source: customer.0.clone(),
+                customer: customer.1.clone(),
+                lease,
+                revision: waiting.revision,
+                has_more: false,
+                linked_to: None,
+                claims: waiting.attempts,
+                is_restless: is_restless(waiting),
+            }
+        };
+        due.into_iter().map(claim).collect()
+    }
 }
 
 impl State {
-    fn queue(&mut self, customer: Customer, target: &TargetName, first: EventId, priority: i16, now: DateTime<Utc>) {
+    fn queue(
+        &mut self,
+        customer: Customer,
+        target: &TargetName,
+        first: EventId,
+        priority: i16,
+        now: DateTime<Utc>,
+    ) -> &mut Waiting {
         let waiting = self.waiting.entry(customer).or_insert_with(|| Waiting {
             target: target.clone(),
             priority,
@@ -225,11 +270,14 @@ impl State {
             attempts: 0,
             lease: None,
             rests_until: None,
+            changed_at: None,
+            is_asked_for: false,
         });
         waiting.priority = if priority == 0 { 0 } else { waiting.priority };
         waiting.due_at = waiting.due_at.min(now);
         waiting.first_event_id = waiting.first_event_id.min(first);
         waiting.revision += 1;
+        waiting
     }
 
     fn events_of(&self, claimed: &ClaimedCustomer) -> Vec<WaitingEvent> {
@@ -327,36 +375,14 @@ impl Queue for InMemory {
     }
 
     async fn claim(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
-        let (now, mut state) = (self.clock.now(), self.state());
-        let lease = LeaseId::fresh();
-        let mut due: Vec<_> = state
-            .waiting
-            .iter_mut()
-            .filter(|(_, waiting)| waiting.target == *target && waiting.is_claimable(now))
-            .collect();
-        due.sort_by_key(|(_, waiting)| (waiting.priority, waiting.due_at));
-        due.truncate(limit as usize);
-        let claim = |(customer, waiting): (&Customer, &mut Waiting)| {
-            waiting.lease = Some((lease, now + LEASE));
-            waiting.attempts += 1;
-            ClaimedCustomer {
-                source: customer.0.clone(),
-                customer: customer.1.clone(),
-                lease,
-                revision: waiting.revision,
-                has_more: false,
-                linked_to: None,
-                claims: waiting.attempts,
-            }
-        };
-        Ok(due.into_iter().map(claim).collect())
+        Ok(self.claim_if(target, limit, false))
     }
 
     async fn claim_unless_held(&self, target: &TargetName, limit: u32) -> Result<Vec<ClaimedCustomer>, StoreError> {
         if self.look(target).await?.has_hold {
             return Ok(vec![]);
         }
-        self.claim(target, limit).await
+        Ok(self.claim_if(target, limit, true))
     }
 
     async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
@@ -407,9 +433,11 @@ impl Queue for InMemory {
                 Next::RetryIn(delay) => Some(delay),
             };
             let wait = if is_still { delay.max(settlement.rest).unwrap_or_default() } else { Duration::ZERO };
-            let keeps_its_place = is_still && delay.is_none() && settlement.rest.is_none();
+            let is_given_back = settlement.next == Next::AsBefore;
+            let keeps_its_place = (is_still || is_given_back) && delay.is_none() && settlement.rest.is_none();
             waiting.due_at = if keeps_its_place { waiting.due_at.min(now) } else { now + wait };
             waiting.rests_until = settlement.rest.map(|rest| now + rest);
+            waiting.is_asked_for &= delay.is_none();
             waiting.priority = if is_still && delay.is_some() { waiting.priority.max(1) } else { waiting.priority };
             waiting.lease = None;
             waiting.attempts = if settlement.link.says_what_is_known() { 0 } else { waiting.attempts - 1 };

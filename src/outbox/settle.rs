@@ -96,7 +96,7 @@ pub struct Attempt {
 pub enum Next {
     /// Not before something new arrives.
     Done,
-    /// As before: it is given back, and keeps its place in the line.
+    /// As before: it is given back, and keeps its place in the line, whatever has arrived.
     AsBefore,
     /// After this time, behind live changes; or when something new arrives, as one.
     RetryIn(Duration),
@@ -257,6 +257,9 @@ async fn write(
         Next::Done | Next::AsBefore => None,
         Next::RetryIn(delay) => Some(seconds(delay)),
     };
+    let is_given_back = |(_, settlement): &(ClaimedCustomer, Settlement)| {
+        settlement.next == Next::AsBefore && settlement.rest.is_none()
+    };
     let placed = || (1_i64..).zip(calls.iter().map(|call| &**call));
     let results: Vec<_> =
         placed().flat_map(|(place, (_, settlement))| settlement.results.iter().map(move |one| (place, one))).collect();
@@ -273,9 +276,11 @@ async fn write(
         asked as (
             select *
             from unnest(
-                $2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::boolean[], $7::float8[], $8::float8[], $9::boolean[]
+                $2::text[], $3::text[], $4::uuid[], $5::bigint[], $6::boolean[], $7::float8[], $8::float8[], $9::boolean[],
+                $42::boolean[]
             ) with ordinality as asked (
-                source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known, place
+                source, shop_customer_id, lease_id, claimed_revision, is_done, delay, rest, says_what_is_known,
+                is_given_back, place
             )
         ),
         found as materialized (
@@ -318,7 +323,9 @@ async fn write(
                 -- a takeover is one until its doubt is noted
                 attempts = case when held.says_what_is_known then 0 else waiting.attempts - 1 end,
                 rests_until = moment.now + make_interval(secs => held.rest),
+                is_asked_for = waiting.is_asked_for and held.delay is null,      -- it was, in vain
                 due_at = case
+                    when held.is_given_back then least(waiting.due_at, moment.now)
                     when held.has_news then moment.now           -- at once, or after its rest
                     when coalesce(held.delay, held.rest) is null then least(waiting.due_at, moment.now)
                     else moment.now + make_interval(secs => greatest(held.delay, held.rest, 0))
@@ -484,6 +491,7 @@ async fn write(
         &column(&links, |(_, _, known)| known.synced_at) as _,
         &column(&links, |(_, _, known)| known.occurred_at) as _,
         &column(&links, |(_, _, known)| Json(known.acknowledged)) as _,
+        &column(calls, |call| is_given_back(call)),
     )
     .fetch_all(executor)
     .await?;

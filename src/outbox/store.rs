@@ -52,6 +52,7 @@ impl Outbox {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one statement")]
     async fn store_once(&self, events: &[NewEvent]) -> Result<Vec<StoreOutcome>, StoreError> {
         // Two processes that store the same rows take the locks in the same order.
         let mut sorted: Vec<_> = events.iter().collect();
@@ -73,10 +74,10 @@ impl Outbox {
                 select *
                 from unnest(
                     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                    $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::text[], $14::text[]
+                    $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::text[], $14::text[], $15::boolean[]
                 ) as event (
                     id, source, target, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, warnings, payload, traceparent
+                    occurred_at, received_at, warnings, payload, traceparent, is_asked_for
                 )
             ),
             stored as (
@@ -93,15 +94,20 @@ impl Outbox {
                 returning id, source, shop_customer_id, concerns
             ),
             due as (
-                insert into waiting_customers as waiting (source, shop_customer_id, target, due_at, first_event_id)
+                insert into waiting_customers as waiting (
+                    source, shop_customer_id, target, due_at, changed_at, first_event_id, is_asked_for
+                )
                 select
                     stored.source,
                     stored.shop_customer_id,
                     max(incoming.target),
-                    coalesce($13::timestamptz, clock_timestamp()),
-                    (array_agg(stored.id order by stored.id))[1]         -- there is no min(uuid) before Postgres 18
+                    max(moment.now),
+                    max(moment.now),
+                    (array_agg(stored.id order by stored.id))[1],        -- there is no min(uuid) before Postgres 18
+                    bool_and(incoming.is_asked_for)
                 from stored
                 join incoming using (id)
+                cross join (select coalesce($13::timestamptz, clock_timestamp()) as now) moment
                 where stored.concerns = 'customer'
                 group by stored.source, stored.shop_customer_id
                 order by stored.source, stored.shop_customer_id          -- locks in one order, as above
@@ -109,6 +115,8 @@ impl Outbox {
                 set target = excluded.target,
                     priority = 0,
                     due_at = least(waiting.due_at, excluded.due_at),     -- what waits for a retry goes out with it
+                    changed_at = excluded.changed_at,
+                    is_asked_for = waiting.is_asked_for and excluded.is_asked_for,
                     first_event_id = least(waiting.first_event_id, excluded.first_event_id),
                     revision = waiting.revision + 1
             )
@@ -129,6 +137,7 @@ impl Outbox {
             &column(|event| &event.delivery.payload) as _,
             self.clock.for_postgres(),
             &optional(|event| event.traceparent.as_deref()) as _,
+            &sorted.iter().map(|event| event.delivery.is_asked_for).collect::<Vec<_>>(),
         )
         .fetch_all(&mut *connection)
         .await?;
@@ -175,10 +184,10 @@ impl Outbox {
             ),
             noted as (
                 insert into duplicates as known (event_id, deliveries, first_at, last_at)
-                select id, count(*), moment.now, moment.now
+                select id, count(*), max(moment.now), max(moment.now)
                 from first, (select coalesce($3::timestamptz, clock_timestamp()) as now) moment
                 where is_another                 -- else it is itself, stored by a commit whose answer was lost
-                group by id, moment.now
+                group by id
                 order by id                      -- locks in one order
                 on conflict (event_id) do update
                 set deliveries = known.deliveries + excluded.deliveries, last_at = excluded.last_at
@@ -202,5 +211,51 @@ impl Outbox {
                 Some((key, row.id))
             })
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Clock, DeliveryId, EventIds, ShopCustomerId};
+    use crate::outbox::scratch::Scratch;
+    use crate::shops::Concerns;
+
+    #[tokio::test]
+    async fn changes_of_one_customer_and_duplicates_of_one_delivery_may_come_together() {
+        let scratch = Scratch::new("store").await;
+        // The database's own clock goes on within a statement.
+        let outbox = scratch.outbox(Clock::System).await;
+        let ids = EventIds::default();
+        let event = |delivery: usize| NewEvent {
+            id: ids.next(Clock::System.now()),
+            source: SourceName::parse("shop").expect("a name"),
+            target: TargetName::parse("default").expect("a name"),
+            received_at: Clock::System.now(),
+            delivery: Delivery {
+                delivery_id: DeliveryId::parse(format!("d{delivery}")).expect("an id"),
+                topic: "customer.updated".to_owned(),
+                customer: Some(ShopCustomerId::parse("c1").expect("an id")),
+                email: None,
+                occurred_at: None,
+                concerns: Concerns::Customer,
+                is_asked_for: true,
+                payload: "{}".to_owned(),
+                warnings: vec![],
+            },
+            traceparent: None,
+        };
+        for _ in 0..20 {
+            let first: Vec<_> = (0..16).map(event).collect();
+            outbox.store(&first).await.expect("stored, or duplicates of the first round");
+            let again: Vec<_> = (0..16).map(|_| event(1)).collect();
+            let outcomes = outbox.store(&again).await.expect("known");
+            assert!(outcomes.iter().all(|outcome| matches!(outcome, StoreOutcome::Duplicate(_))), "{outcomes:?}");
+        }
+        let queue = "select count(*), bool_and(is_asked_for), bool_and(changed_at = due_at) from waiting_customers";
+        let queue: (i64, bool, bool) = sqlx::query_as(queue).fetch_one(&outbox.pool).await.expect("a row");
+        assert_eq!(queue, (1, true, true));
+        outbox.close().await;
+        scratch.remove().await;
     }
 }

@@ -562,6 +562,7 @@ mod tests {
                     customer: Some(customer),
                     occurred_at: Some(now),
                     concerns: Concerns::Customer,
+                    is_asked_for: false,
                     payload,
                     warnings: vec![],
                 };

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use flexportal_sync::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
+use flexportal_sync::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer};
+use flexportal_sync::inspect::explained_event;
 use flexportal_sync::outbox::{DoneBy, LinkChange, NewLink, Next, Settled, Settlement};
 use flexportal_sync::sync::StepOutcome;
 use serde_json::json;
@@ -119,6 +120,140 @@ async fn live_changes_go_before_retries_and_those_before_replays() {
     }
     let order: Vec<_> = app.puts().iter().map(|put| put["phone"].clone()).collect();
     assert_eq!(order, ["3", "2", "1"]);
+}
+
+#[tokio::test]
+async fn who_has_just_changed_lets_others_go_first_and_keeps_its_place() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "20")], "").await;
+    let step = async |milliseconds| {
+        app.advance(Duration::from_millis(milliseconds));
+        app.drain().await;
+        app.puts().iter().map(|put| put["phone"].clone()).collect::<Vec<_>>()
+    };
+    // The places that there are at once; then there is one every 3.3 s.
+    app.sync(linked(8, 0, &json!({"phone": "8"}))).await;
+    app.sync(linked(9, 0, &json!({"phone": "9"}))).await;
+    app.fake.forget_requests();
+    for (n, phone) in [(1, "old"), (2, "2"), (3, "3")] {
+        app.deliver(linked(n, 0, &json!({"phone": phone}))).await;
+        app.advance(Duration::from_millis(1));
+    }
+    app.advance(3 * SECOND);
+    let event = app.deliver(linked(1, 3, &json!({"phone": "new"}))).await.event_id();
+    let why = explained_event(&app.outbox, EventId(event)).await.expect("the database").expect("stored").explanation;
+    assert!(why.contains("has just changed, and for 5 s others go first"), "{why}");
+    app.advance(Duration::from_millis(2_500));
+    assert_eq!(step(0).await, ["2"], "the other was the first in line, but changed 2.5 s ago");
+    assert_eq!(step(2_300).await, ["2", "3"], "4.8 s ago");
+    app.deliver(linked(4, 4, &json!({"phone": "4"}))).await;
+    assert_eq!(step(3_400).await, ["2", "3", "new"], "its place was kept, and one request says it all");
+    assert_eq!(step(3_400).await, ["2", "3", "new", "4"]);
+}
+
+#[tokio::test]
+async fn who_never_is_quiet_goes_after_ten_seconds_though_others_wait() {
+    for (waited, goes_first) in [(9_900, "quiet"), (10_100, "restless")] {
+        let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "10")], "").await;
+        app.sync(linked(9, 0, &json!({"phone": "9"}))).await;
+        app.fake.forget_requests();
+        app.deliver(linked(1, 0, &json!({"phone": "restless"}))).await;
+        app.advance(Duration::from_millis(1));
+        app.deliver(linked(2, 0, &json!({"phone": "quiet"}))).await;
+        app.advance(Duration::from_millis(waited - 1));
+        app.deliver(linked(1, 1, &json!({"phone": "restless"}))).await;
+        app.drain().await;
+        let phones: Vec<_> = app.puts().iter().map(|put| put["phone"].clone()).collect();
+        assert_eq!(phones, [goes_first], "after {waited} ms");
+    }
+}
+
+#[tokio::test]
+async fn who_was_asked_for_in_vain_is_not_asked_for_before_others() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "40")], "").await;
+    // Four places at once; two of them tell that nobody has this address.
+    let unknown = |second, phone| generic("unknown", second, &json!({"email": "nobody@example.com", "phone": phone}));
+    let event = app.sync(unknown(0, "1")).await;
+    assert_eq!((event.status.as_str(), app.lookups()), ("unmatched", 2));
+    app.sync(linked(8, 0, &json!({"phone": "8"}))).await;
+    app.sync(linked(9, 0, &json!({"phone": "9"}))).await;
+    app.fake.forget_requests();
+    app.deliver(unknown(1, "2")).await;
+    app.advance(Duration::from_millis(1));
+    app.deliver(linked(2, 0, &json!({"phone": "quiet"}))).await;
+    app.advance(6 * SECOND);
+    app.deliver(unknown(2, "3")).await;
+    let steps = app.worker.step().await.expect("the database");
+    assert_ne!(steps, StepOutcome::Idle);
+    assert_eq!(app.fake.requests().first().map(|request| request.method.as_str().to_owned()), Some("PUT".to_owned()));
+}
+
+#[tokio::test]
+async fn where_nobody_else_waits_nobody_is_waited_for() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "10")], "").await;
+    app.sync(linked(9, 0, &json!({"phone": "9"}))).await;
+    app.fake.forget_requests();
+    app.deliver(linked(1, 0, &json!({"phone": "old"}))).await;
+    app.advance(7 * SECOND);
+    app.deliver(linked(1, 1, &json!({"phone": "new"}))).await;
+    app.drain().await;
+    assert_eq!(app.puts().len(), 1, "the place is used");
+    assert_eq!(app.puts()[0]["phone"], "new");
+}
+
+#[tokio::test]
+async fn who_has_just_changed_is_found_meanwhile_and_only_once() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "10")], "").await;
+    app.sync(linked(9, 0, &json!({"phone": "9"}))).await;
+    app.fake.forget_requests();
+    app.deliver(shopify(1, 0, &json!({"phone": "old"}))).await;
+    app.advance(SECOND);
+    app.deliver(linked(2, 0, &json!({"phone": "2"}))).await;
+    app.advance(6 * SECOND);
+    app.deliver(shopify(1, 1, &json!({"phone": "new"}))).await;
+    let step = async || {
+        app.drain().await;
+        app.advance(7 * SECOND);
+        let phones: Vec<_> = app.puts().iter().map(|put| put["phone"].clone()).collect();
+        (app.lookups(), phones)
+    };
+    assert_eq!(step().await, (1, vec![]), "the answer holds, however often it changes");
+    assert_eq!(app.count("select count(*) from customer_links where origin = 'lookup'").await, 1);
+    assert_eq!(step().await, (1, vec![json!("new")]));
+    assert_eq!(step().await, (1, vec![json!("new"), json!("2")]));
+}
+
+#[tokio::test]
+async fn of_those_who_have_just_changed_the_known_one_waits_for_the_quiet_ones() {
+    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "10")], "").await;
+    app.deliver(shopify(1, 0, &json!({"phone": "0"}))).await;
+    for _ in 0..3 {
+        app.drain().await;
+        app.advance(Duration::from_mins(1));
+    }
+    assert_eq!(app.puts().len(), 1);
+    app.fake.forget_requests();
+    app.sync(linked(9, 0, &json!({"phone": "9"}))).await;
+    app.deliver(shopify(1, 1, &json!({"phone": "old"}))).await;
+    app.advance(SECOND);
+    app.deliver(linked(2, 0, &json!({"phone": "2"}))).await;
+    app.advance(6 * SECOND);
+    app.deliver(shopify(1, 2, &json!({"phone": "new"}))).await;
+    app.drain().await;
+    let phones: Vec<_> = app.puts().iter().map(|put| put["phone"].clone()).collect();
+    assert_eq!((app.lookups(), phones.as_slice()), (0, &[json!("9"), json!("2")][..]));
+}
+
+#[tokio::test]
+async fn without_a_quota_nobody_goes_first() {
+    let app = App::start_with(&[("FLEXPORTAL_MAX_CONCURRENCY", "1")], "").await;
+    app.deliver(linked(1, 0, &json!({"phone": "old"}))).await;
+    app.advance(SECOND);
+    app.deliver(linked(2, 0, &json!({"phone": "2"}))).await;
+    app.advance(6 * SECOND);
+    app.deliver(linked(1, 1, &json!({"phone": "new"}))).await;
+    app.drain().await;
+    let phones: Vec<_> = app.puts().iter().map(|put| put["phone"].clone()).collect();
+    assert_eq!(phones, ["new", "2"]);
 }
 
 #[tokio::test]
@@ -418,7 +553,7 @@ async fn a_lookup_counts_against_the_budget() {
     // Two lookups and a PUT, of which a tenth of twenty may go out at once.
     let id = app.deliver(generic("x", 0, &json!({"email": "gone@example.com", "phone": "1"}))).await.event_id();
     tokio::time::timeout(20 * SECOND, app.fake.wait_for_requests(2)).await.expect("two at once");
-    assert_eq!(app.event(id).await.status, "in_flight");
+    assert!(!app.event(id).await.is_finished);
     app.advance(Duration::from_secs(4));
     tokio::time::timeout(20 * SECOND, app.fake.wait_for_requests(3)).await.expect("the third in its time");
     running.stop().await;

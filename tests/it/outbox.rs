@@ -32,6 +32,7 @@ fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &st
             email: None,
             occurred_at: None,
             concerns: Concerns::Customer,
+            is_asked_for: false,
             payload: payload.into(),
             warnings: vec!["one".into(), "two".into()],
         },

@@ -115,6 +115,7 @@ impl Pair {
                 email: (self.chance(2) == 0).then(|| format!("{}@example.com", self.deliveries)),
                 occurred_at: (self.chance(3) == 0).then(|| now - TimeDelta::seconds(5)),
                 concerns: Concerns::Customer,
+                is_asked_for: self.chance(2) == 0,
                 payload: format!(r#"{{"n": {}}}"#, self.deliveries),
                 warnings: vec![],
             },
@@ -137,7 +138,10 @@ impl Pair {
         real.sort_by(|a, b| a.customer.cmp(&b.customer));
         model.sort_by(|a, b| a.customer.cmp(&b.customer));
         let shown = |claims: &[ClaimedCustomer]| {
-            claims.iter().map(|claim| (claim.customer.clone(), claim.revision, claim.claims)).collect::<Vec<_>>()
+            claims
+                .iter()
+                .map(|claim| (claim.customer.clone(), claim.revision, claim.claims, claim.is_restless))
+                .collect::<Vec<_>>()
         };
         assert_eq!(shown(&real), shown(&model));
         for (mut real, mut model) in real.into_iter().zip(model) {
@@ -368,7 +372,7 @@ impl Pair {
             .collect();
         assert_eq!(real, model, "events after call {call}");
 
-        let rows = sqlx::query("select shop_customer_id, priority, due_at, first_event_id, revision, attempts, lease_id is not null as is_leased, rests_until from waiting_customers order by shop_customer_id")
+        let rows = sqlx::query("select shop_customer_id, priority, due_at, first_event_id, revision, attempts, lease_id is not null as is_leased, rests_until, changed_at, is_asked_for from waiting_customers order by shop_customer_id")
             .fetch_all(&self.pool)
             .await
             .expect("rows");
@@ -384,6 +388,7 @@ impl Pair {
                     row.get::<i32, _>("attempts"),
                     row.get::<bool, _>("is_leased"),
                     row.get::<Option<DateTime<Utc>>, _>("rests_until"),
+                    (row.get::<Option<DateTime<Utc>>, _>("changed_at"), row.get::<bool, _>("is_asked_for")),
                 )
             })
             .collect();
@@ -394,7 +399,9 @@ impl Pair {
             .iter()
             .map(|((_, customer), w)| {
                 let id = customer.as_str().to_owned();
-                (id, w.priority, w.due_at, w.first_event_id, w.revision, w.attempts, w.lease.is_some(), w.rests_until)
+                let leased = w.lease.is_some();
+                let turn = (w.changed_at, w.is_asked_for);
+                (id, w.priority, w.due_at, w.first_event_id, w.revision, w.attempts, leased, w.rests_until, turn)
             })
             .collect();
         assert_eq!(real, model, "the queue after call {call}");

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use super::customers::CustomerState;
 use super::events::{EventSummary, RequestMade};
 use crate::domain::{EventId, ShopCustomerId, SourceName, TargetName};
-use crate::outbox::{CustomerFilter, EventFilter, HoldReason, InspectError, Outbox, StoreError};
+use crate::outbox::claim::{QUIET, WAITED};
+use crate::outbox::{CustomerFilter, EventFilter, HoldReason, InspectError, Outbox, StoreError, seconds};
 
 /// All that a customer's story is told from.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub struct QueuePlace {
     pub due_at: DateTime<Utc>,
     /// Until then a request that timed out may still arrive.
     pub rests_until: Option<DateTime<Utc>>,
+    /// It has just changed, and until then others go first.
+    pub is_restless_until: Option<DateTime<Utc>>,
     /// Whether a worker has it claimed.
     pub is_claimed: bool,
     /// Customers that are due and go first, up to [`MAX_AHEAD`].
@@ -197,6 +200,10 @@ impl Outbox {
                 w.target as "target: TargetName",
                 w.due_at,
                 w.rests_until,
+                case
+                    when w.priority = 0 and w.changed_at is not null and t.rate_limit_per_minute > 0
+                    then least(w.changed_at + make_interval(secs => $5), w.due_at + make_interval(secs => $6))
+                end as is_restless_until,
                 coalesce(w.lease_expires_at > moment.now, false) as "is_claimed!",
                 (
                     select count(*)
@@ -223,6 +230,8 @@ impl Outbox {
             customer.as_str(),
             self.clock.for_postgres(),
             MAX_AHEAD,
+            seconds(QUIET),
+            seconds(WAITED),
         )
         .fetch_optional(&self.pool)
         .await?;
@@ -230,6 +239,7 @@ impl Outbox {
             target: row.target,
             due_at: row.due_at,
             rests_until: row.rests_until.filter(|until| *until > row.now),
+            is_restless_until: row.is_restless_until.filter(|until| *until > row.now),
             is_claimed: row.is_claimed,
             ahead: row.ahead,
             rate_limit_per_minute: row.rate_limit_per_minute,

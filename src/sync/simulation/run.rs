@@ -259,6 +259,7 @@ impl Simulation {
             delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
             topic,
             email: event.email().map(str::to_owned),
+            is_asked_for: event.flexportal_id.is_none(),
             customer: Some(event.customer),
             occurred_at: Some(occurred_at),
             concerns: Concerns::Customer,

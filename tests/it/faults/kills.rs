@@ -113,7 +113,7 @@ async fn after_the_intake_commit_and_before_the_claim_the_next_process_syncs_it_
 async fn between_claim_and_request_the_customer_is_taken_over_when_the_lease_ends() {
     let scene = Scene::new().await;
     let process = synced_once(&scene, &[]).await;
-    let hold = scene.db.hold("lock table customer_links in access exclusive mode").await;
+    let hold = scene.db.hold("lock table event_states in access exclusive mode").await;
     assert_eq!(process.deliver(change(1, 2)).await.word(), "accepted");
     hold.is_met().await;
     process.kill().await;

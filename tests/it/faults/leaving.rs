@@ -29,12 +29,13 @@ async fn at_sigterm_the_request_in_flight_is_finished_and_the_lease_given_back()
 #[tokio::test]
 async fn at_sigterm_the_rest_is_given_back_without_costing_an_attempt() {
     let scene = Scene::new().await;
-    // Two requests at once, and the next after seconds: the lookups go out, and the changes wait.
+    // Two requests at once, and the next after seconds: the first lookups go out, and those in lower case wait.
     let limited = [("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "20")];
     let process = scene.start_with(&limited).await;
     let hold = scene.db.hold("select from targets where name = 'default' for update").await;
     for n in 1..=5 {
-        assert_eq!(process.deliver(shopify(n, 0, &json!({"phone": "1"}))).await.status, 200);
+        let email = format!("Customer{n}@example.com");
+        assert_eq!(process.deliver(shopify(n, 0, &json!({"phone": "1", "email": email}))).await.status, 200);
     }
     hold.release().await;
     wait_for_requests(&scene.fake, 2).await;
