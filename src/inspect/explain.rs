@@ -109,16 +109,17 @@ pub(super) fn waiting(place: &QueuePlace) -> String {
     if place.due_at > place.now {
         return format!("waits for its next attempt, in {}", until(place.due_at));
     }
-    if let Some(until_then) = place.is_restless_until {
-        return format!(
-            "waits for its turn: it has just changed, and for {} others go first, so that one request says all that may come",
-            until(until_then)
-        );
-    }
     let ahead = match place.ahead {
         0 => "waits for its turn: it is the next".to_owned(),
         MAX_AHEAD.. => format!("waits for its turn, behind {MAX_AHEAD} customers or more"),
         ahead => format!("waits for its turn, behind {}", counted(ahead, "customer")),
+    };
+    let ahead = match place.is_restless_until {
+        Some(until_then) => format!(
+            "{ahead}; it has just changed, and for {} others go first, so that one request says all that may come",
+            until(until_then)
+        ),
+        None => ahead,
     };
     match place.rate_limit_per_minute.and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0) {
         Some(limit) => {

@@ -169,7 +169,8 @@ async fn who_never_is_quiet_goes_after_ten_seconds_though_others_wait() {
 
 #[tokio::test]
 async fn who_was_asked_for_in_vain_is_not_asked_for_before_others() {
-    let app = App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "40")], "").await;
+    let app =
+        App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "40"), ("FLEXPORTAL_MAX_CONCURRENCY", "1")], "").await;
     // Four places at once; two of them tell that nobody has this address.
     let unknown = |second, phone| generic("unknown", second, &json!({"email": "nobody@example.com", "phone": phone}));
     let event = app.sync(unknown(0, "1")).await;

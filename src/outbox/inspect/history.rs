@@ -201,7 +201,16 @@ impl Outbox {
                 w.due_at,
                 w.rests_until,
                 case
-                    when w.priority = 0 and w.changed_at is not null and t.rate_limit_per_minute > 0
+                    when w.priority = 0
+                        and w.changed_at is not null
+                        and t.rate_limit_per_minute > 0
+                        and not (w.is_asked_for and not exists (
+                            select
+                            from customer_links link
+                            where link.source = w.source
+                              and link.shop_customer_id = w.shop_customer_id
+                              and link.flexportal_customer_id is not null
+                        ))
                     then least(w.changed_at + make_interval(secs => $5), w.due_at + make_interval(secs => $6))
                 end as is_restless_until,
                 coalesce(w.lease_expires_at > moment.now, false) as "is_claimed!",

@@ -115,6 +115,8 @@ async fn between_claim_and_request_the_customer_is_taken_over_when_the_lease_end
     let process = synced_once(&scene, &[]).await;
     let hold = scene.db.hold("lock table event_states in access exclusive mode").await;
     assert_eq!(process.deliver(change(1, 2)).await.word(), "accepted");
+    // The upkeep may wait for that table as well.
+    wait_until(&scene.db.pool, "select exists (select from waiting_customers where lease_id is not null)").await;
     hold.is_met().await;
     process.kill().await;
     hold.release().await;
