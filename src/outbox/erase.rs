@@ -163,7 +163,7 @@ impl Outbox {
             left join event_states s on s.event_id = d.id
             where d.source = $1
               and d.shop_customer_id = $2
-              and (d.payload <> '{"erased": true}' or d.email is not null)
+              and (d.payload::text <> '{"erased": true}' or d.email is not null)
             "#,
             source.as_str(),
             customer.as_str(),
@@ -287,7 +287,7 @@ async fn erase_deliveries(
         where source = $1
           and shop_customer_id = $2
           and ($3::uuid is null or id <= $3)
-          and (payload <> '{"erased": true}' or email is not null)        -- what was erased before has its receipt
+          and (payload::text <> '{"erased": true}' or email is not null)        -- what was erased before has its receipt
         returning id
         "#,
         source,
@@ -338,7 +338,7 @@ async fn close_waiting(
             from deliveries d
             where d.source = $2
               and d.shop_customer_id = $3
-              and d.payload = '{"erased": true}'
+              and d.payload::text = '{"erased": true}'
         )
         "#,
         events,

@@ -83,7 +83,7 @@ impl Outbox {
                 where source = $1
                   and id <= $2
                   and shop_customer_id > $3
-                  and payload <> '{"erased": true}'
+                  and payload::text <> '{"erased": true}'
                   and shop_customer_id not in (select * from erased)
                 order by 1
                 limit $4

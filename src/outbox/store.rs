@@ -87,7 +87,7 @@ impl Outbox {
                 )
                 select
                     id, source, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, array(select jsonb_array_elements_text(warnings)), payload::jsonb,
+                    occurred_at, received_at, array(select jsonb_array_elements_text(warnings)), payload::json,
                     traceparent
                 from incoming
                 on conflict (source, delivery_id) do nothing

@@ -1,8 +1,8 @@
 //! JSON that anybody may have written, made fit for Postgres and read without trusting it.
 //!
-//! Postgres' `jsonb` refuses what is good JSON: `\u0000`, lone surrogates, numbers out of the range of
-//! `numeric`. A delivery must not be lost for that, so such characters become U+FFFD and such numbers become
-//! strings; both are noted on the event. Everything else is stored as received, numbers digit for digit.
+//! Postgres' `jsonb`, through which people look at it, refuses what is good JSON: `\u0000`, lone surrogates, numbers out
+//! of the range of `numeric`. A delivery must not be lost or hidden for that, so such characters become U+FFFD and such
+//! numbers become strings; both are noted on the event. Everything else is stored as received, numbers digit for digit.
 
 use std::borrow::Cow;
 

@@ -106,6 +106,8 @@ async fn characters_that_jsonb_refuses_are_replaced_and_the_event_goes_on() {
     assert_eq!(event.warnings.len(), 1, "{event:?}");
     assert_eq!(app.puts()[0]["firstName"], "A\u{fffd}da");
     assert_eq!(app.puts()[0]["lastName"], "\u{fffd}Love\u{fffd}\u{1f680}");
+    let seen = "select count(*) from outbox_events where payload -> 'data' ->> 'firstName' = 'A\u{fffd}da'";
+    assert_eq!(app.count(seen).await, 1, "people can look into it");
 }
 
 #[tokio::test]
@@ -114,6 +116,8 @@ async fn numbers_that_jsonb_refuses_are_kept_as_text() {
     let event =
         app.sync(updated(r#"{"customerId":"1","flexportalCustomerId":"cus_1","phone":"1","x":1e999999}"#)).await;
     assert_eq!((event.status.as_str(), event.warnings.len()), ("synced", 1));
+    let seen = "select count(*) from outbox_events where payload -> 'data' ->> 'x' = '1e999999'";
+    assert_eq!(app.count(seen).await, 1, "people can look into it");
 }
 
 #[tokio::test]

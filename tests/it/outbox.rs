@@ -86,7 +86,7 @@ async fn one_delivery_that_postgres_refuses_does_not_take_its_group_with_it() {
     let ids = EventIds::default();
     let committer = Committer::start(app.outbox.clone(), Metrics::default(), || {});
     let good = [event(&ids, &app, "g1", "c", "{}"), event(&ids, &app, "g2", "c", "{}")];
-    let bad = event(&ids, &app, "b", "c", r#"{"a": "\u0000"}"#);
+    let bad = event(&ids, &app, "b", "c", "{");
     let (first, second, third) =
         tokio::join!(committer.commit(good[0].clone()), committer.commit(bad), committer.commit(good[1].clone()));
     assert_eq!(first.expect("stored"), StoreOutcome::Stored(good[0].id));
