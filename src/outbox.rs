@@ -64,7 +64,8 @@ pub use wake::Wake;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!();
-    // During a rollout, or after a rollback, the database is ahead of this program; migrations only add.
+    // During a rollout, or after a rollback, the database is ahead of this program; no migration makes an older
+    // one fail for good.
     migrations.set_ignore_missing(true);
     migrations
 });

@@ -336,7 +336,7 @@ impl Bench<'_> {
     /// One-row commits per second, the best of several numbers of clients.
     async fn pgbench(&self, payload: &str) -> anyhow::Result<f64> {
         sqlx::raw_sql(
-            "drop table if exists yardstick; create table yardstick (key bigint primary key, payload jsonb not null)",
+            "drop table if exists yardstick; create table yardstick (key bigint primary key, payload json not null)",
         )
         .execute(&self.pool)
         .await?;

@@ -393,7 +393,7 @@ async fn write(
                 http_status, error_code, error, response_body
             )
             select
-                event_id, attempt, operation, started_at, duration_ms, request_body::json,
+                event_id, attempt, operation, started_at, duration_ms, request_body::jsonb,
                 http_status, error_code, error, response_body
             from unnest(
                 $24::bigint[], $25::uuid[], $26::integer[], $27::text[], $28::timestamptz[], $29::integer[], $30::text[],

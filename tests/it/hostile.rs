@@ -120,6 +120,45 @@ async fn numbers_that_jsonb_refuses_are_kept_as_text() {
     assert_eq!(app.count(seen).await, 1, "people can look into it");
 }
 
+/// They are stored as text: a body that cannot be cast would hide all others from whoever looks.
+#[tokio::test]
+async fn whatever_is_let_through_can_be_looked_into() {
+    const LETTERS: [&str; 11] = [
+        r"\u0000",
+        r"\u0001",
+        r"\ud800",
+        r"\udbff",
+        r"\udc00",
+        r"\udfff",
+        r"\ud83d\ude80",
+        r"\\",
+        r"\u005c",
+        "u0000",
+        r#"\""#,
+    ];
+    const NUMBERS: [&str; 9] =
+        ["1e40", "1e41", "-1E-40", "1e-99999", "1e999999", "0e0", "1.5e+007", "9007199254740993", "-0.0"];
+    let app = App::start().await;
+    let mut bodies = vec![];
+    for first in LETTERS {
+        for second in LETTERS {
+            bodies.extend(LETTERS.map(|third| format!(r#"{{"{third}{first}":["{first}{second}{third}"]}}"#)));
+        }
+    }
+    bodies.extend(NUMBERS.map(|number| format!("[{number}, {{\"n\":{number}}}]")));
+    bodies.extend([300, 301, 20_000].map(|length| format!("[0.{0}, -{0}]", "7".repeat(length))));
+    bodies.push(format!("{}{}", "[".repeat(128), "]".repeat(128)));
+    let mended: Vec<_> =
+        bodies.iter().map(|body| flexportal_sync::shops::json::mend(body.as_bytes()).expect("JSON").text).collect();
+    assert!(bodies.iter().zip(&mended).any(|(body, mended)| body != mended));
+    let seen: i64 = sqlx::query_scalar("select count(body::json::jsonb) from unnest($1::text[]) as body")
+        .bind(&mended)
+        .fetch_one(&app.db.pool)
+        .await
+        .expect("each can be cast");
+    assert_eq!(usize::try_from(seen).expect("a number"), bodies.len());
+}
+
 #[tokio::test]
 async fn of_duplicate_keys_the_last_counts() {
     let app = App::start().await;

@@ -214,6 +214,20 @@ async fn outbox_events_has_the_columns_of_the_contract() {
     ] {
         sqlx::query(sql).fetch_all(&app.db.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
+    let is_jsonb = "select count(*) from information_schema.columns where data_type = 'jsonb'
+        and (table_name, column_name) in (('outbox_events', 'payload'), ('sync_attempts', 'request_body'), ('failed_syncs', 'request_body'))";
+    assert_eq!(app.count(is_jsonb).await, 3);
+}
+
+#[tokio::test]
+async fn an_older_program_can_still_ask_whether_a_body_was_erased() {
+    let app = App::start().await;
+    let ids = EventIds::default();
+    let bodies = ["{}", r#"{"erased": true}"#];
+    let events: Vec<_> = (0..2).map(|n| event(&ids, &app, &format!("d{n}"), "c", bodies[n])).collect();
+    app.outbox.store(&events).await.expect("stored");
+    assert_eq!(app.count(r#"select count(*) from deliveries where payload <> '{"erased": true}'"#).await, 1);
+    assert_eq!(app.count(r#"select count(*) from deliveries where payload = '{"erased": true}'"#).await, 1);
 }
 
 /// The build trusts `.sqlx`; this shows that `.sqlx` and the migrations agree.
