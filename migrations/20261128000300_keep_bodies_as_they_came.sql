@@ -1,7 +1,7 @@
 -- Bodies are kept as text: `jsonb` took each webhook's apart when it was stored and put it together again, twice, when it was
 -- read (benches/README.md). Postgres still refuses what is not JSON, and people see `jsonb`, as before.
 --
--- The table is written anew, half a minute for a million events of 1.5 KB on two cores; nothing is stored or sent meanwhile.
+-- The table is written anew, a quarter of a minute for a million events of 1.5 KB on two cores; nothing is stored or sent meanwhile.
 -- Where somebody holds the table, this gives up, to be started again: all webhooks would wait behind it.
 --
 -- An older program goes on storing and sending, since `jsonb` is cast where it is assigned; what it shows to people fails once
