@@ -4,8 +4,8 @@
 -- The table is written anew, a quarter of a minute for a million events of 1.5 KB on two cores; nothing is stored or sent meanwhile.
 -- Where somebody holds the table, this gives up, to be started again: all webhooks would wait behind it.
 --
--- An older program goes on storing and sending, since `jsonb` is cast where it is assigned; what it shows to people fails once
--- for each connection that it had made before.
+-- An older program goes on storing and sending, since `jsonb` is cast where it is assigned; where it showed single events to
+-- people before, it fails to until it is started again.
 set local lock_timeout = '2s';
 
 -- A view holds on to its column's type: for a moment they say nothing of it.
@@ -16,7 +16,8 @@ begin
     for of_people in
         select c.oid::regclass as name, pg_get_viewdef(c.oid) as query
         from pg_class c
-        where c.relnamespace = current_schema()::regnamespace
+        join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = current_schema()
           and c.relname in ('outbox_events', 'failed_syncs')
     loop
         execute format(

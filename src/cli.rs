@@ -163,6 +163,9 @@ fn mend_database(error: &StoreError) -> &'static str {
     match error.sqlstate().as_deref() {
         Some(code) if code.starts_with("28") => "check user and password in DATABASE_URL",
         Some("3D000") => "create the database (createdb), or mend its name in DATABASE_URL",
+        Some("55P03") => {
+            "end the transaction that holds the table (pg_stat_activity), a backup perhaps, and start again"
+        }
         Some("42501") => "grant the user of DATABASE_URL the right to create tables in the schema",
         _ => match error {
             StoreError::Unavailable(_) => "check that Postgres runs and that DATABASE_URL is right",

@@ -117,9 +117,10 @@ impl StoreError {
     /// Postgres' code for what happened, if it said one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
+        use sqlx::migrate::MigrateError;
         let (Self::Unavailable(error)
         | Self::Refused(error)
-        | Self::Migrations(sqlx::migrate::MigrateError::Execute(error))) = self
+        | Self::Migrations(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))) = self
         else {
             return None;
         };
