@@ -295,10 +295,13 @@ impl Outbox {
 /// holds is done one by one, before we stop waiting for its answer. Compiling a statement of ours takes longer than carrying
 /// it out.
 ///
-/// Each finds its rows by an index where there is one, whatever the statistics say. The queue is empty most of the time,
-/// and what was planned for an empty one reads all of a full one, or of the dead rows that it left behind. So there is no
-/// choice: one plan, no scan of a table where an index can answer, and rows of the queue that are locked are written where
-/// they were found (`ctid`) instead of being joined.
+/// Each finds its rows by an index where there is one, whatever the statistics say. Tables are empty at times, the queue
+/// nearly always, and what was planned for an empty one reads all of a full one, or of the dead rows that it left behind:
+/// for the one row that is expected, going through an index from end to end costs as much as looking something up. So there
+/// is no choice: one plan, no scan of a table where an index can answer, subqueries that cannot be joined (`offset 0`), and
+/// rows of the queue that are locked are written where they were found (`ctid`). Where more than one index would do, an
+/// order is asked for that only the right one has; and what can only be written by joining, and is rare, is planned each
+/// time (not `persistent`).
 const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
                     set client_min_messages = error; set lock_timeout = '2s'; \
                     set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_bitmapscan = off";

@@ -107,9 +107,7 @@ impl Outbox {
               and shop_customer_id = $2
               and ($3 or not exists (         -- what arrived after the last one that is erased is still to be sent
                   select
-                  from waiting_events e
-                  where e.source = w.source
-                    and e.shop_customer_id = w.shop_customer_id
+                  from waiting_events_of(w.source, w.shop_customer_id)
               ))
             "#,
             source,

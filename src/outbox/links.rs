@@ -142,6 +142,8 @@ async fn doubt(connection: &mut sqlx::PgConnection, claimed: &[&ClaimedCustomer]
         &sources as _,
         &customers as _,
     )
+    // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(())
@@ -176,6 +178,8 @@ async fn drop(
         &customers as _,
         &ids as _,
     )
+    // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(())
@@ -199,27 +203,26 @@ async fn find(
             select *
             from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
                 as found (source, shop_customer_id, flexportal_customer_id, origin, linked_to)
-        ),
-        moved as (
-            update customer_links link
-            set flexportal_customer_id = found.flexportal_customer_id,
-                origin = found.origin,
-                acknowledged = (             -- what was said is said; the values are another customer's
-                    select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
-                    from jsonb_each(link.acknowledged) as before (field, known)
-                ),
-                last_synced_at = null,
-                last_occurred_at = null
-            from found
-            where link.source = found.source
-              and link.shop_customer_id = found.shop_customer_id
-              and link.flexportal_customer_id is not distinct from found.linked_to
-              and link.flexportal_customer_id is distinct from found.flexportal_customer_id
         )
-        insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin)
+        insert into customer_links as link (source, shop_customer_id, flexportal_customer_id, origin)
         select source, shop_customer_id, flexportal_customer_id, origin
         from found
-        on conflict (source, shop_customer_id) do nothing
+        order by source, shop_customer_id        -- links in one order, as an import takes them
+        on conflict (source, shop_customer_id) do update
+        set flexportal_customer_id = excluded.flexportal_customer_id,
+            origin = excluded.origin,
+            acknowledged = (             -- what was said is said; the values are another customer's
+                select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
+                from jsonb_each(link.acknowledged) as before (field, known)
+            ),
+            last_synced_at = null,
+            last_occurred_at = null
+        where link.flexportal_customer_id is distinct from excluded.flexportal_customer_id
+          and link.flexportal_customer_id is not distinct from (
+              select found.linked_to
+              from found
+              where found.source = link.source and found.shop_customer_id = link.shop_customer_id
+          )
         "#,
         &sources as _,
         &customers as _,

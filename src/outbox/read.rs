@@ -104,36 +104,24 @@ impl Outbox {
         let mut connection = self.warm.connection().await?;
         let rows = sqlx::query!(
             r#"
-            with asked as (
+            with asked as (                      -- one by one, by an index (`offset 0`): see LIVE
                 select *
                 from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
             ),
             found as (
-                select asked.position, event.*
+                select
+                    asked.position,
+                    event.*,
+                    count(*) over (partition by asked.position) as waiting,
+                    row_number() over in_order as place,
+                    sum(octet_length(event.payload::text)) over in_order as bytes_through
                 from asked
                 cross join lateral (
-                    select event_id as id, attempts, forgiven_attempts
-                    from waiting_events
-                    where waiting_events.source = asked.source
-                      and waiting_events.shop_customer_id = asked.shop_customer_id
-                    order by event_id
+                    select *
+                    from waiting_events_of(asked.source, asked.shop_customer_id)
                     limit $3::bigint + 1             -- one more, to know that there are more
                 ) as event
-            ),
-            measured as (                        -- payloads are read for those only
-                select
-                    found.*,
-                    d.topic,
-                    d.payload::text as payload,
-                    d.occurred_at,
-                    d.received_at,
-                    d.traceparent,
-                    count(*) over (partition by found.position) as waiting,
-                    row_number() over in_order as place,
-                    sum(octet_length(d.payload::text)) over in_order as bytes_through
-                from found
-                join deliveries d using (id)
-                window in_order as (partition by found.position order by id)
+                window in_order as (partition by asked.position order by event.event_id)
             )
             select
                 asked.position as "position!",
@@ -147,10 +135,11 @@ impl Outbox {
                       and state.shop_customer_id = asked.shop_customer_id
                       and state.status in ('failed', 'unmatched')
                       and state.finished_at is not null
+                    offset 0
                 ) as "has_given_up!",
-                event.id as "id?: EventId",
+                event.event_id as "id?: EventId",
                 event.topic as "topic?",
-                event.payload as "payload?",
+                event.payload::text as "payload?",
                 event.occurred_at as "occurred_at?",
                 event.received_at as "received_at?",
                 coalesce(event.attempts, 0) as "attempts!",
@@ -158,12 +147,18 @@ impl Outbox {
                 event.traceparent as "traceparent?",
                 coalesce(event.waiting, 0) as "waiting!"
             from asked
-            left join customer_links link using (source, shop_customer_id)
-            left join measured event
+            left join lateral (
+                select flexportal_customer_id, acknowledged
+                from customer_links
+                where customer_links.source = asked.source
+                  and customer_links.shop_customer_id = asked.shop_customer_id
+                offset 0
+            ) as link on true
+            left join found event
                 on event.position = asked.position
                 and event.place <= $3::bigint
-                and event.bytes_through - octet_length(event.payload) < $4
-            order by asked.position, event.id
+                and event.bytes_through - octet_length(event.payload::text) < $4
+            order by asked.position, event.event_id
             "#,
             &sources as _,
             &customers as _,
@@ -214,10 +209,7 @@ impl Outbox {
         let rows = sqlx::query!(
             r#"
             select event_id as "id!: EventId", attempts as "attempts!"
-            from waiting_events
-            where source = $1
-              and shop_customer_id = $2
-            order by event_id
+            from waiting_events_of($1, $2)
             limit $3::bigint + 1             -- one more, to know that there are more
             "#,
             claimed.source.as_str(),
@@ -248,14 +240,25 @@ impl Outbox {
                 s.attempts,
                 s.forgiven_attempts,
                 d.traceparent
-            from event_states s
-            join deliveries d on d.id = s.event_id
-            where s.source = $1
-              and s.shop_customer_id = $2
-              and s.status in ('failed', 'unmatched')
-              and s.finished_at is not null
+            from (
+                select event_id, attempts, forgiven_attempts
+                from event_states
+                where source = $1
+                  and shop_customer_id = $2
+                  and status in ('failed', 'unmatched')
+                  and finished_at is not null
+                order by event_id desc
+                limit $3
+            ) as s
+            cross join lateral (                 -- the next one in the order of the index, which has to be it: see LIVE
+                select *
+                from deliveries
+                where deliveries.id >= s.event_id
+                order by deliveries.id
+                limit 1
+            ) as d
+            where d.id = s.event_id
             order by d.id desc
-            limit $3
             "#,
             source.as_str(),
             customer.as_str(),

@@ -414,29 +414,9 @@ async fn write(
             )
             join held using (place)
         ),
-        tied as materialized (
-            select
-            from customer_links
-            join known using (source, shop_customer_id)
-            order by source, shop_customer_id
-            for update of customer_links
-        ),
-        changed as (
-            -- unless the link is not any more what it was when the customer was read: a person's word counts
-            update customer_links link
-            set flexportal_customer_id = known.flexportal_customer_id,
-                origin = coalesce(known.origin, link.origin),
-                last_synced_at = coalesce(known.synced_at, link.last_synced_at),
-                last_occurred_at = greatest(known.occurred_at, link.last_occurred_at),
-                acknowledged = known.acknowledged
-            from known, (select count(*) from tied) as all_locked
-            where link.source = known.source
-              and link.shop_customer_id = known.shop_customer_id
-              and link.flexportal_customer_id is not distinct from known.linked_to
-        ),
         linked as (
             -- links in one order, as an import takes them
-            insert into customer_links (
+            insert into customer_links as link (
                 source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged
             )
             select
@@ -444,7 +424,25 @@ async fn write(
                 acknowledged
             from known
             order by source, shop_customer_id
-            on conflict (source, shop_customer_id) do nothing
+            on conflict (source, shop_customer_id) do update
+            set flexportal_customer_id = excluded.flexportal_customer_id,
+                origin = coalesce(
+                    (
+                        select known.origin
+                        from known
+                        where known.source = link.source and known.shop_customer_id = link.shop_customer_id
+                    ),
+                    link.origin
+                ),
+                last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
+                last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
+                acknowledged = excluded.acknowledged
+            -- unless the link is not any more what it was when the customer was read: a person's word counts
+            where link.flexportal_customer_id is not distinct from (
+                select known.linked_to
+                from known
+                where known.source = link.source and known.shop_customer_id = link.shop_customer_id
+            )
         )
         select place as "place!", true as "is_done!" from gone
         union all
@@ -528,10 +526,7 @@ pub(super) async fn move_up(
         from unnest($1::text[], $2::text[]) as moved (source, shop_customer_id)
         cross join lateral (
             select event_id as id
-            from waiting_events event
-            where event.source = moved.source
-              and event.shop_customer_id = moved.shop_customer_id
-            order by event_id
+            from waiting_events_of(moved.source, moved.shop_customer_id)
             limit 1
         ) as first
         where waiting.source = moved.source
@@ -541,6 +536,8 @@ pub(super) async fn move_up(
         &sources as _,
         &customers as _,
     )
+    // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(())
@@ -573,6 +570,8 @@ async fn close_overtaken(
         &successors,
         now,
     )
+    // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
+    .persistent(false)
     .execute(connection)
     .await?;
     Ok(())

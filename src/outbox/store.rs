@@ -180,7 +180,15 @@ impl Outbox {
             with first as (
                 select d.id, d.source, d.delivery_id, duplicate.id <> d.id as is_another
                 from unnest($1::text[], $2::text[], $4::uuid[]) as duplicate (source, delivery_id, id)
-                join deliveries d using (source, delivery_id)
+                cross join lateral (             -- the next one in the order of the index, which has to be it: see LIVE
+                    select *
+                    from deliveries
+                    where (deliveries.source, deliveries.delivery_id) >= (duplicate.source, duplicate.delivery_id)
+                    order by deliveries.source, deliveries.delivery_id
+                    limit 1
+                ) as d
+                where d.source = duplicate.source
+                  and d.delivery_id = duplicate.delivery_id
             ),
             noted as (
                 insert into duplicates as known (event_id, deliveries, first_at, last_at)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flexportal_sync::domain::{
     Clock, DeliveryId, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName,
 };
+use flexportal_sync::fake_flexportal::Failure;
 use flexportal_sync::metrics::Metrics;
 use flexportal_sync::outbox::{
     CommitError, Committer, EventResult, NewEvent, Next, Outbox, Settled, Settlement, StoreOutcome,
@@ -16,7 +17,7 @@ use flexportal_sync::shops::{Concerns, Delivery};
 use serde_json::json;
 
 use crate::support::App;
-use crate::support::shop::linked;
+use crate::support::shop::{linked, shopify};
 
 fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &str) -> NewEvent {
     let now = app.clock.now();
@@ -319,6 +320,59 @@ async fn what_was_planned_for_an_empty_queue_does_not_read_all_of_a_full_one() {
     assert!(read > 512, "{read}: it was not measured");
     // Once through all in each round would be 160,000; emptying the queue is counted, too.
     assert!(read < 60_000, "{read} rows were read of 20000, for 512 customers in 8 rounds");
+}
+
+#[tokio::test]
+async fn what_was_planned_for_empty_tables_does_not_read_all_of_full_ones() {
+    let app = App::start().await;
+    // Now the database knows that they are empty; else it would expect ten pages of each.
+    app.db.execute("vacuum (analyze)").await;
+    let sync_some = async |second: u32| {
+        for n in 1..=4 {
+            let fields = json!({"phone": format!("+49 {second}")});
+            let once = || linked(n, second, &fields).with_delivery_id(&format!("{n} at {second}"));
+            app.deliver(once()).await;
+            app.drain().await;
+            assert_eq!(app.deliver(once()).await.word(), "duplicate");
+            app.deliver(shopify(n + 4, second, &fields)).await;
+            // Not known to FlexPortal.
+            app.deliver(linked(99, second, &fields)).await;
+            app.drain().await;
+            app.fake.fail_next(1, Failure::status(422));
+            app.deliver(linked(n + 8, second, &json!({"phone": "refused"}))).await;
+            app.drain().await;
+            app.deliver(linked(n + 8, second + 1, &fields)).await;
+            app.drain().await;
+        }
+    };
+    sync_some(0).await;
+    app.db
+        .execute(
+            "with finished as (
+                 insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload)
+                 select gen_random_uuid(), 'generic', 'old' || n, 'customer.updated', 'old' || n, 'customer', now(), now(), '{}'
+                 from generate_series(1, 20000) as n
+                 returning id, source, shop_customer_id
+             ),
+             linked as (
+                 insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin)
+                 select source, shop_customer_id, shop_customer_id, 'event' from finished
+             ),
+             states as (
+                 insert into event_states (event_id, status, attempts, finished_at, source, shop_customer_id)
+                 select id, 'failed', 1, now(), source, shop_customer_id from finished
+             )
+             insert into sync_attempts (event_id, attempt, operation, started_at, duration_ms)
+             select id, 1, 'update_customer', now(), 1 from finished",
+        )
+        .await;
+    sync_some(10).await;
+    let read = app.rows_read().await;
+    assert!(read > 40, "{read}: it was not measured");
+    assert!(read < 20_000, "{read} rows were read of 20000 in each table, to sync 40 events");
+    let as_expected =
+        "select count(*) from outbox_events where status = any(array['synced', 'unmatched', 'superseded'])";
+    assert_eq!(app.count(as_expected).await, 40);
 }
 
 #[tokio::test]

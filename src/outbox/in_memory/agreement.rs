@@ -405,6 +405,21 @@ impl Pair {
             })
             .collect();
         assert_eq!(real, model, "the queue after call {call}");
+
+        let differences = "
+            with of_each as (
+                select w.source, w.shop_customer_id, event.event_id, event.attempts, event.forgiven_attempts
+                from waiting_customers w
+                cross join lateral waiting_events_of(w.source, w.shop_customer_id) as event
+            )
+            select count(*)
+            from (
+                (select * from of_each except select * from waiting_events)
+                union all
+                (select * from waiting_events except select * from of_each)
+            ) as either";
+        let differences: i64 = sqlx::query_scalar(differences).fetch_one(&self.pool).await.expect("a number");
+        assert_eq!(differences, 0, "what waits of each and of all after call {call}");
     }
 }
 

@@ -218,7 +218,9 @@ impl App {
              )::bigint + (
                  select sum(idx_tup_read) from pg_stat_user_indexes where relname = any(big)
              )::bigint
-             from (select array['deliveries', 'event_states', 'sync_attempts', 'waiting_customers'] as big) as tables",
+             from (
+                 select array['deliveries', 'event_states', 'sync_attempts', 'waiting_customers', 'customer_links'] as big
+             ) as tables",
         )
         .await
     }

@@ -1,0 +1,47 @@
+-- The view `waiting_events` for one customer. It leaves it to the database how to go through its tables, which is right for
+-- whoever asks for all customers; of one at a time, what was planned for empty tables read all of full ones for each event.
+-- Here each row is found by an index of its own, whatever was known when it was planned: the customer's place in the queue,
+-- its deliveries from there on, and what became of each. A limit from outside ends it early.
+create function waiting_events_of(of_source text, of_customer text)
+returns table (
+    event_id uuid,
+    attempts integer,
+    forgiven_attempts integer,
+    topic text,
+    payload json,
+    occurred_at timestamptz,
+    received_at timestamptz,
+    traceparent text
+)
+language sql
+stable
+as $$
+    select
+        d.id,
+        coalesce(s.attempts, 0),
+        coalesce(s.forgiven_attempts, 0),
+        d.topic,
+        d.payload,
+        d.occurred_at,
+        d.received_at,
+        d.traceparent
+    from deliveries d
+    left join lateral (
+        select event_states.event_id, status, event_states.attempts, event_states.forgiven_attempts, finished_at
+        from event_states
+        where event_states.event_id = d.id
+        offset 0                                 -- keeps it from being joined
+    ) s on true
+    where d.source = of_source
+      and d.shop_customer_id = of_customer
+      and d.concerns = 'customer'
+      and d.id >= (
+          select w.first_event_id
+          from waiting_customers w
+          where w.source = of_source and w.shop_customer_id = of_customer
+      )
+      and (s.event_id is null or (s.status in ('pending', 'unmatched') and s.finished_at is null))
+    order by d.id
+$$;
+
+comment on function waiting_events_of is 'Events without a final word of one customer in the queue, oldest first, as in waiting_events.';
