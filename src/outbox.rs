@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 
@@ -117,7 +117,6 @@ impl StoreError {
     /// Postgres' code for what happened, if it said one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
-        use sqlx::migrate::MigrateError;
         let (Self::Unavailable(error)
         | Self::Refused(error)
         | Self::Migrations(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))) = self
@@ -128,15 +127,13 @@ impl StoreError {
     }
 
     /// Whether the connection is gone, by a restart of the server or something on the way: another one may do.
-    fn is_cut(&self) -> bool {
-        match self {
-            Self::Unavailable(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,
+    pub(crate) fn is_cut(&self) -> bool {
+        let (Self::Unavailable(error) | Self::Migrations(MigrateError::ExecuteMigration(error, _))) = self else {
+            return false;
+        };
+        matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_))
             // 57P01 and so on is the server's leaving, class 08 the connection's.
-            Self::Unavailable(_) => {
-                self.sqlstate().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
-            }
-            _ => false,
-        }
+            || self.sqlstate().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
     }
 }
 

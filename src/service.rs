@@ -319,13 +319,15 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
 }
 
 /// Whether waiting may mend it: not a wrong password (class 28), a missing database (3D), or missing rights
-/// and tables (42).
+/// and tables (42). A migration that was begun is begun again only if its connection was lost: what else it met, it meets
+/// again, and whoever waits for its locks each time.
 fn may_pass(error: &StoreError) -> bool {
     use sqlx::migrate::MigrateError;
     match error {
         StoreError::Unavailable(_) | StoreError::Migrations(MigrateError::Execute(_)) => {
             error.sqlstate().is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
         }
+        StoreError::Migrations(MigrateError::ExecuteMigration(..)) => error.is_cut(),
         StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::NotMigrated | StoreError::Migrations(_) => {
             false
         }

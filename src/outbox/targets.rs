@@ -162,7 +162,20 @@ impl Outbox {
         .await?;
         sqlx::query!(
             r#"
-            with configured as (
+            with recursive queues as (           -- one entry of the index for each
+                (select target from waiting_customers order by target limit 1)
+                union all
+                select (
+                    select next.target
+                    from waiting_customers next
+                    where next.target > queues.target
+                    order by next.target
+                    limit 1
+                )
+                from queues
+                where queues.target is not null
+            ),
+            configured as (
                 insert into sources (name, kind, target)
                 select * from unnest($1::text[], $2::text[], $3::text[])
                 on conflict (name) do update set kind = excluded.kind, target = excluded.target
@@ -187,6 +200,8 @@ impl Outbox {
             from configured
             where waiting.source = configured.name
               and waiting.target <> configured.target
+              -- else all of a long queue would be read to find nobody
+              and exists (select from queues where queues.target <> configured.target offset 0)
             "#,
             &names,
             &kinds,

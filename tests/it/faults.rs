@@ -19,6 +19,7 @@ mod limit;
 mod postgres;
 mod replicas;
 mod soak;
+mod upgrade;
 
 /// Nothing waits any more, and nothing was given up.
 const ALL_SYNCED: &str = "select bool_and(status in ('synced', 'superseded', 'unchanged')) from outbox_events";

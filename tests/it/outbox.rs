@@ -5,18 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flexportal_sync::domain::{
-    Clock, DeliveryId, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName,
+    Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName,
 };
 use flexportal_sync::fake_flexportal::Failure;
 use flexportal_sync::metrics::Metrics;
 use flexportal_sync::outbox::{
     CommitError, Committer, EventResult, NewEvent, Next, Outbox, Settled, Settlement, StoreOutcome,
 };
+use flexportal_sync::service::{Role, Service};
 use flexportal_sync::shops::{Concerns, Delivery};
 
 use serde_json::json;
 
 use crate::support::App;
+use crate::support::app::config;
 use crate::support::shop::{linked, shopify};
 
 fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &str) -> NewEvent {
@@ -373,6 +375,45 @@ async fn what_was_planned_for_empty_tables_does_not_read_all_of_full_ones() {
     let as_expected =
         "select count(*) from outbox_events where status = any(array['synced', 'unmatched', 'superseded'])";
     assert_eq!(app.count(as_expected).await, 40);
+}
+
+#[tokio::test]
+async fn a_start_takes_what_waits_along_with_its_source_and_passes_nobody_else() {
+    let app = App::start().await;
+    app.deliver(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.deliver(shopify(2, 0, &json!({}))).await;
+    app.db
+        .execute(
+            "insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
+             select 'shopify', 'c' || n, 'default', now(), gen_random_uuid()
+             from generate_series(1, 20000) as n",
+        )
+        .await;
+    let start = async |file: &str| {
+        let config = config(&app.db, &app.fake, &[], file);
+        let service = Service::new(&config, Role::All, app.clock.clone(), Dice::Loaded(0.5)).expect("a service");
+        service.prepare_database(false).await.expect("a database");
+    };
+    start("").await;
+    let read = app.rows_read().await;
+    assert!(read < 20_000, "{read} rows were read, and nothing has moved");
+
+    let file = r#"
+        [[target]]
+        name = "nordics"
+        base_url = "http://127.0.0.1:1"
+        api_key = "key"
+        tenant_id = "tenant"
+        [[source]]
+        name = "generic"
+        kind = "generic"
+        target = "nordics"
+    "#;
+    start(file).await;
+    let moved = "select count(*) from waiting_customers where target = 'nordics'";
+    assert_eq!(app.count(moved).await, 1, "the customer of the source that moved");
+    start("").await;
+    assert_eq!(app.count(moved).await, 0, "and back");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-mod app;
+pub mod app;
 mod browser;
 mod cluster;
 mod collector;

@@ -1,0 +1,108 @@
+//! From one schema to the next: with rows in the tables, people at them, and older programs beside.
+
+use std::path::Path;
+
+use super::*;
+use secrecy::ExposeSecret;
+
+use crate::cli::{folder, program, run};
+
+/// The last migration before bodies were kept as text.
+const BEFORE: i64 = 20_261_128_000_200;
+
+/// A change as programs of that time stored it.
+const OLDER_STORE: &str = "
+    with stored as (
+        insert into deliveries (
+            id, source, delivery_id, topic, shop_customer_id, email, concerns, occurred_at, received_at, payload
+        )
+        select id, source, delivery_id, topic, shop_customer_id, email, concerns, occurred_at, received_at, payload::jsonb
+        from unnest(
+            array[gen_random_uuid()], array['generic'], array[gen_random_uuid()::text], array['customer.updated'],
+            array['shop-1'], array[null::text], array['customer'], array[now()], array[now()], array[$1::text]
+        ) as event (id, source, delivery_id, topic, shop_customer_id, email, concerns, occurred_at, received_at, payload)
+        on conflict (source, delivery_id) do nothing
+        returning id, source, shop_customer_id
+    )
+    insert into waiting_customers as waiting (source, shop_customer_id, target, due_at, first_event_id)
+    select source, shop_customer_id, 'default', now(), id
+    from stored
+    on conflict (source, shop_customer_id) do update
+    set first_event_id = least(waiting.first_event_id, excluded.first_event_id), revision = waiting.revision + 1";
+
+/// The words in which they erased.
+const OLDER_ERASE: &str = r#"update deliveries set payload = '{"erased": true}' where payload <> '{"erased": true}'"#;
+
+/// A database as they left it.
+async fn older_database() -> Database {
+    let db = database().await;
+    sqlx::raw_sql("drop schema public cascade; create schema public").execute(&db.pool).await.expect("emptied");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let migrations = sqlx::migrate::Migrator::new(folder).await.expect("the migrations");
+    migrations.run_to(BEFORE, &db.pool).await.expect("migrated");
+    db
+}
+
+async fn store_as_before(db: &Database, company: &str) {
+    let webhook = linked(1, 0, &json!({"company": company}));
+    let body = String::from_utf8(webhook.body).expect("text");
+    sqlx::query(OLDER_STORE).bind(body).execute(&db.pool).await.expect("stored");
+}
+
+async fn fake() -> FakeFlexportal {
+    FakeFlexportal::start(FakeOptions { customers: 2, ..FakeOptions::default() }).await.expect("a fake")
+}
+
+async fn arrives(fake: &FakeFlexportal, company: &str) {
+    let is_there = || {
+        fake.requests().iter().any(|request| request.body == Some(json!({"customerId": "cus_1", "company": company})))
+    };
+    eventually(company, is_there).await;
+}
+
+#[tokio::test]
+async fn what_an_older_program_stored_is_sent_and_it_can_go_on_beside_a_newer_one() {
+    let (db, fake) = (older_database().await, fake().await);
+    store_as_before(&db, "Before").await;
+    let process = Process::start(&db.url, &fake).await;
+    arrives(&fake, "Before").await;
+    store_as_before(&db, "Beside").await;
+    arrives(&fake, "Beside").await;
+    let seen = "select count(*) from outbox_events where payload #>> '{data,company}' in ('Before', 'Beside')";
+    assert_eq!(db.count(seen).await, 2, "people see what they saw");
+    assert_eq!((db.execute(OLDER_ERASE).await, db.execute(OLDER_ERASE).await), (2, 0));
+    drop(process);
+}
+
+#[tokio::test]
+async fn a_migration_that_finds_its_table_held_says_what_to_do_and_leaves_all_as_it_was() {
+    let db = older_database().await;
+    store_as_before(&db, "Before").await;
+    let folder = folder();
+    let migrate = || {
+        let mut migrate = program(&folder);
+        migrate.arg("migrate").env("DATABASE_URL", db.url.expose_secret());
+        migrate
+    };
+    let backup = db.hold("lock table deliveries in access share mode").await;
+    let held = run(migrate()).await;
+    assert_eq!(held.code, Some(1));
+    assert!(held.err.contains("pg_stat_activity"), "{}", held.err);
+    let as_before = "select count(*) from outbox_events e join deliveries d using (id) where d.payload = e.payload";
+    assert_eq!(db.count(as_before).await, 1);
+    backup.release().await;
+    let free = run(migrate()).await;
+    assert_eq!(free.code, Some(0), "{}", free.err);
+}
+
+#[tokio::test]
+async fn a_service_whose_connection_is_cut_in_the_middle_of_a_migration_begins_it_again() {
+    let (db, fake) = (older_database().await, fake().await);
+    store_as_before(&db, "Before").await;
+    let somebody = db.hold("lock table deliveries in access share mode").await;
+    let process = Process::start_unready(&db.url, &fake).await;
+    somebody.is_met().await;
+    somebody.turn_away().await;
+    process.logs("ready").await;
+    arrives(&fake, "Before").await;
+}
