@@ -1,7 +1,7 @@
--- The view `waiting_events` for one customer. It leaves it to the database how to go through its tables, which is right for
--- whoever asks for all customers; of one at a time, what was planned for empty tables read all of full ones for each event.
--- Here each row is found by an index of its own, whatever was known when it was planned: the customer's place in the queue,
--- its deliveries from there on, and what became of each. A limit from outside ends it early.
+-- The view `waiting_events` for one customer. The view leaves it to the planner how to go through the tables, which is right
+-- for whoever asks for all customers. The function looks things up one after the other: the customer's place in the queue, its
+-- deliveries from there on, and what became of each; so a limit from outside ends it early, and a plan that was made while
+-- the tables were empty reads no more than another. That both say the same is tested (`src/outbox/in_memory/agreement.rs`).
 create function waiting_events_of(of_source text, of_customer text)
 returns table (
     event_id uuid,
@@ -27,10 +27,10 @@ as $$
         d.traceparent
     from deliveries d
     left join lateral (
-        select event_states.event_id, status, event_states.attempts, event_states.forgiven_attempts, finished_at
-        from event_states
-        where event_states.event_id = d.id
-        offset 0                                 -- keeps it from being joined
+        select state.event_id, state.status, state.attempts, state.forgiven_attempts, state.finished_at
+        from event_states state
+        where state.event_id = d.id
+        offset 0                                 -- one by one
     ) s on true
     where d.source = of_source
       and d.shop_customer_id = of_customer

@@ -218,10 +218,8 @@ async fn find(
             last_synced_at = null,
             last_occurred_at = null
         where link.flexportal_customer_id is distinct from excluded.flexportal_customer_id
-          and link.flexportal_customer_id is not distinct from (
-              select found.linked_to
-              from found
-              where found.source = link.source and found.shop_customer_id = link.shop_customer_id
+          and (link.source, link.shop_customer_id, coalesce(link.flexportal_customer_id, '')) in (
+              select source, shop_customer_id, coalesce(linked_to, '') from found
           )
         "#,
         &sources as _,

@@ -104,7 +104,7 @@ impl Outbox {
         let mut connection = self.warm.connection().await?;
         let rows = sqlx::query!(
             r#"
-            with asked as (                      -- one by one, by an index (`offset 0`): see LIVE
+            with asked as (
                 select *
                 from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
             ),
@@ -114,11 +114,12 @@ impl Outbox {
                     event.*,
                     count(*) over (partition by asked.position) as waiting,
                     row_number() over in_order as place,
-                    sum(octet_length(event.payload::text)) over in_order as bytes_through
+                    sum(event.bytes) over in_order as bytes_through
                 from asked
                 cross join lateral (
-                    select *
+                    select *, octet_length(payload::text) as bytes
                     from waiting_events_of(asked.source, asked.shop_customer_id)
+                    order by event_id
                     limit $3::bigint + 1             -- one more, to know that there are more
                 ) as event
                 window in_order as (partition by asked.position order by event.event_id)
@@ -152,12 +153,12 @@ impl Outbox {
                 from customer_links
                 where customer_links.source = asked.source
                   and customer_links.shop_customer_id = asked.shop_customer_id
-                offset 0
+                offset 0                         -- one by one, by the index: see LIVE
             ) as link on true
             left join found event
                 on event.position = asked.position
                 and event.place <= $3::bigint
-                and event.bytes_through - octet_length(event.payload::text) < $4
+                and event.bytes_through - event.bytes < $4
             order by asked.position, event.event_id
             "#,
             &sources as _,
@@ -210,6 +211,7 @@ impl Outbox {
             r#"
             select event_id as "id!: EventId", attempts as "attempts!"
             from waiting_events_of($1, $2)
+            order by event_id
             limit $3::bigint + 1             -- one more, to know that there are more
             "#,
             claimed.source.as_str(),
@@ -241,17 +243,21 @@ impl Outbox {
                 s.forgiven_attempts,
                 d.traceparent
             from (
-                select event_id, attempts, forgiven_attempts
-                from event_states
-                where source = $1
-                  and shop_customer_id = $2
-                  and status in ('failed', 'unmatched')
-                  and finished_at is not null
+                select given_up.*
+                from (
+                    select event_id, attempts, forgiven_attempts
+                    from event_states
+                    where source = $1
+                      and shop_customer_id = $2
+                      and status in ('failed', 'unmatched')
+                      and finished_at is not null
+                    offset 0                     -- by the index of those given up: see LIVE
+                ) as given_up
                 order by event_id desc
                 limit $3
             ) as s
-            cross join lateral (                 -- the next one in the order of the index, which has to be it: see LIVE
-                select *
+            cross join lateral (                 -- the next one in the order of the index, which has to be it
+                select id, topic, payload, occurred_at, received_at, traceparent
                 from deliveries
                 where deliveries.id >= s.event_id
                 order by deliveries.id

@@ -426,22 +426,18 @@ async fn write(
             order by source, shop_customer_id
             on conflict (source, shop_customer_id) do update
             set flexportal_customer_id = excluded.flexportal_customer_id,
-                origin = coalesce(
-                    (
-                        select known.origin
-                        from known
-                        where known.source = link.source and known.shop_customer_id = link.shop_customer_id
-                    ),
-                    link.origin
-                ),
+                origin = case
+                    when (link.source, link.shop_customer_id) in (
+                        select source, shop_customer_id from known where origin is not null
+                    ) then excluded.origin
+                    else link.origin
+                end,
                 last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
                 last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
                 acknowledged = excluded.acknowledged
             -- unless the link is not any more what it was when the customer was read: a person's word counts
-            where link.flexportal_customer_id is not distinct from (
-                select known.linked_to
-                from known
-                where known.source = link.source and known.shop_customer_id = link.shop_customer_id
+            where (link.source, link.shop_customer_id, coalesce(link.flexportal_customer_id, '')) in (
+                select source, shop_customer_id, coalesce(linked_to, '') from known
             )
         )
         select place as "place!", true as "is_done!" from gone
@@ -524,20 +520,25 @@ pub(super) async fn move_up(
         update waiting_customers waiting
         set first_event_id = first.id
         from unnest($1::text[], $2::text[]) as moved (source, shop_customer_id)
+        cross join lateral (                 -- one by one, by the index, and ours already: see LIVE
+            select ctid as at, first_event_id
+            from waiting_customers
+            where waiting_customers.source = moved.source
+              and waiting_customers.shop_customer_id = moved.shop_customer_id
+            offset 0
+        ) as theirs
         cross join lateral (
             select event_id as id
             from waiting_events_of(moved.source, moved.shop_customer_id)
+            order by event_id
             limit 1
         ) as first
-        where waiting.source = moved.source
-          and waiting.shop_customer_id = moved.shop_customer_id
-          and waiting.first_event_id <> first.id
+        where waiting.ctid = theirs.at
+          and theirs.first_event_id <> first.id
         "#,
         &sources as _,
         &customers as _,
     )
-    // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
-    .persistent(false)
     .execute(connection)
     .await?;
     Ok(())

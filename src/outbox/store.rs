@@ -181,7 +181,7 @@ impl Outbox {
                 select d.id, d.source, d.delivery_id, duplicate.id <> d.id as is_another
                 from unnest($1::text[], $2::text[], $4::uuid[]) as duplicate (source, delivery_id, id)
                 cross join lateral (             -- the next one in the order of the index, which has to be it: see LIVE
-                    select *
+                    select id, source, delivery_id
                     from deliveries
                     where (deliveries.source, deliveries.delivery_id) >= (duplicate.source, duplicate.delivery_id)
                     order by deliveries.source, deliveries.delivery_id

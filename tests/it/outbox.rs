@@ -363,6 +363,10 @@ async fn what_was_planned_for_empty_tables_does_not_read_all_of_full_ones() {
              states as (
                  insert into event_states (event_id, status, attempts, finished_at, source, shop_customer_id)
                  select id, 'failed', 1, now(), source, shop_customer_id from finished
+             ),
+             tomorrow as (
+                 insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
+                 select source, shop_customer_id, 'default', now() + interval '1 day', id from finished
              )
              insert into sync_attempts (event_id, attempt, operation, started_at, duration_ms)
              select id, 1, 'update_customer', now(), 1 from finished",
