@@ -296,9 +296,9 @@ impl Outbox {
 /// nearly always, and what was planned for an empty one reads all of a full one, or of the dead rows that it left behind:
 /// for the one row that is expected, going through an index from end to end costs as much as looking something up. So there
 /// is no choice: one plan, no scan of a table where an index can answer, subqueries that cannot be joined (`offset 0`), and
-/// rows of the queue that are locked are written where they were found (`ctid`). Where more than one index would do, an
-/// order is asked for that only the right one has; and what can only be written by joining, and is rare, is planned each
-/// time (not `persistent`).
+/// rows are written where they were found (`ctid`) if they are locked, or if whoever changed them meanwhile is right. Where
+/// more than one index would do, an order is asked for that only the right one has, if there is one; and what can only be
+/// written by joining, and is rare, is planned each time (not `persistent`).
 const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
                     set client_min_messages = error; set lock_timeout = '2s'; \
                     set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_bitmapscan = off";

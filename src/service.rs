@@ -60,6 +60,8 @@ const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 const LEAVE_WITHIN: Duration = Duration::from_secs(28);
 /// Between two attempts to reach the database at the start.
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
+/// How often a migration is begun again that lost its connection: each time whoever needs its tables waits.
+const MIGRATION_RETRIES: u32 = 3;
 
 /// The parts of a service, ready but not running.
 #[derive(Debug)]
@@ -147,9 +149,17 @@ impl Service {
     /// # Errors
     /// What waiting will not mend: a password, a missing database, migrations of another version.
     pub async fn prepare_database(&self, migrate: bool) -> anyhow::Result<()> {
+        let mut cut_off = 0;
         loop {
             match self.try_prepare(migrate).await {
                 Ok(()) => return Ok(()),
+                Err(error)
+                    if matches!(error, StoreError::Migrations(_)) && error.is_cut() && cut_off < MIGRATION_RETRIES =>
+                {
+                    cut_off += 1;
+                    tracing::warn!(error = %error, "a migration was cut off; beginning it again");
+                    tokio::time::sleep(DATABASE_DELAY).await;
+                }
                 Err(error) if may_pass(&error) => {
                     tracing::warn!(error = %error, "the database is away; trying again every second");
                     tokio::time::sleep(DATABASE_DELAY).await;
@@ -319,15 +329,13 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
 }
 
 /// Whether waiting may mend it: not a wrong password (class 28), a missing database (3D), or missing rights
-/// and tables (42). A migration that was begun is begun again only if its connection was lost: what else it met, it meets
-/// again, and whoever waits for its locks each time.
+/// and tables (42).
 fn may_pass(error: &StoreError) -> bool {
     use sqlx::migrate::MigrateError;
     match error {
         StoreError::Unavailable(_) | StoreError::Migrations(MigrateError::Execute(_)) => {
             error.sqlstate().is_none_or(|code| !["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
         }
-        StoreError::Migrations(MigrateError::ExecuteMigration(..)) => error.is_cut(),
         StoreError::Refused(_) | StoreError::Inconsistent(_) | StoreError::NotMigrated | StoreError::Migrations(_) => {
             false
         }

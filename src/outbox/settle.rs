@@ -563,7 +563,13 @@ async fn close_overtaken(
             superseded_by = newer.successor,
             finished_at = coalesce($3::timestamptz, clock_timestamp())
         from unnest($1::uuid[], $2::uuid[]) as newer (event_id, successor)
-        where state.event_id = newer.event_id
+        cross join lateral (                     -- one by one, by the index: see LIVE
+            select ctid as at
+            from event_states
+            where event_states.event_id = newer.event_id
+            offset 0
+        ) as given_up
+        where state.ctid = given_up.at
           and state.status in ('failed', 'unmatched')
           and state.finished_at is not null      -- unless a person set it back or closed it meanwhile
         "#,
@@ -571,8 +577,6 @@ async fn close_overtaken(
         &successors,
         now,
     )
-    // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
-    .persistent(false)
     .execute(connection)
     .await?;
     Ok(())

@@ -43,6 +43,19 @@ async fn older_database() -> Database {
     db
 }
 
+/// A command of the program, on that database.
+fn on(db: &Database, folder: &tempfile::TempDir, command: &str) -> assert_cmd::Command {
+    let mut program = program(folder);
+    program
+        .arg(command)
+        .env("DATABASE_URL", db.url.expose_secret())
+        .env("LISTEN_ADDR", "127.0.0.1:0")
+        .env("FLEXPORTAL_API_KEY", "fake-key")
+        .env("FLEXPORTAL_TENANT_ID", "fake-tenant")
+        .env("SHOPIFY_WEBHOOK_SECRET", "secret");
+    program
+}
+
 async fn store_as_before(db: &Database, company: &str) {
     let webhook = linked(1, 0, &json!({"company": company}));
     let body = String::from_utf8(webhook.body).expect("text");
@@ -79,19 +92,16 @@ async fn a_migration_that_finds_its_table_held_says_what_to_do_and_leaves_all_as
     let db = older_database().await;
     store_as_before(&db, "Before").await;
     let folder = folder();
-    let migrate = || {
-        let mut migrate = program(&folder);
-        migrate.arg("migrate").env("DATABASE_URL", db.url.expose_secret());
-        migrate
-    };
     let backup = db.hold("lock table deliveries in access share mode").await;
-    let held = run(migrate()).await;
-    assert_eq!(held.code, Some(1));
-    assert!(held.err.contains("pg_stat_activity"), "{}", held.err);
+    for command in ["migrate", "serve"] {
+        let held = run(on(&db, &folder, command)).await;
+        assert_eq!(held.code, Some(1), "{}", held.err);
+        assert!(held.err.contains("pg_stat_activity"), "{}", held.err);
+    }
     let as_before = "select count(*) from outbox_events e join deliveries d using (id) where d.payload = e.payload";
     assert_eq!(db.count(as_before).await, 1);
     backup.release().await;
-    let free = run(migrate()).await;
+    let free = run(on(&db, &folder, "migrate")).await;
     assert_eq!(free.code, Some(0), "{}", free.err);
 }
 
@@ -105,4 +115,27 @@ async fn a_service_whose_connection_is_cut_in_the_middle_of_a_migration_begins_i
     somebody.turn_away().await;
     process.logs("ready").await;
     arrives(&fake, "Before").await;
+}
+
+#[tokio::test]
+async fn a_migration_that_is_cut_each_time_is_given_up() {
+    let db = older_database().await;
+    let folder = folder();
+    let somebody = db.hold("lock table deliveries in access share mode").await;
+    let mut serve = std::pin::pin!(run(on(&db, &folder, "serve")));
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock'";
+    let ended = async {
+        loop {
+            tokio::select! {
+                ended = &mut serve => break ended,
+                () = somebody.is_met() => {
+                    db.execute(cut).await;
+                }
+            }
+        }
+    };
+    let ended = in_time("it gives up", ended).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    assert_eq!(ended.err.matches("beginning it again").count(), 3, "{}", ended.err);
 }
