@@ -35,6 +35,7 @@ pub(crate) mod in_memory;
 mod inspect;
 mod intervene;
 mod links;
+mod overtaken;
 mod privacy;
 mod queue;
 mod read;

@@ -60,7 +60,8 @@ const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 const LEAVE_WITHIN: Duration = Duration::from_secs(28);
 /// Between two attempts to reach the database at the start.
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
-/// How often a migration is begun again that lost its connection: each time whoever needs its tables waits.
+/// A migration whose connection was lost is begun again so often; not for ever, since whoever uses its tables waits for
+/// each of them.
 const MIGRATION_RETRIES: u32 = 3;
 
 /// The parts of a service, ready but not running.
@@ -147,7 +148,8 @@ impl Service {
     /// Brings the database up to date, waiting for one that is away, and notes what is configured.
     ///
     /// # Errors
-    /// What waiting will not mend: a password, a missing database, migrations of another version.
+    /// What waiting will not mend: a password, a missing database, migrations of another version, or one that found its
+    /// table held or was cut off each time.
     pub async fn prepare_database(&self, migrate: bool) -> anyhow::Result<()> {
         let mut cut_off = 0;
         loop {

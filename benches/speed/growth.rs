@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use flexportal_sync::throwaway_postgres::{create_database, drop_database, fresh_database_name};
 use secrecy::{ExposeSecret, SecretString};
@@ -31,6 +32,8 @@ pub(crate) enum Situation {
     Tomorrow,
     /// Customers of the same target that are due, and let live changes go first
     Replays,
+    /// Customers of the same target that are due, for live changes, as after a night without FlexPortal
+    Backlog,
     /// A transaction that has been open for a while under load
     OpenTransaction,
 }
@@ -65,10 +68,14 @@ pub(crate) struct Growth {
     pub(crate) situations: Vec<Situation>,
 }
 
-/// What one measurement found, per second.
+/// What one measurement found.
 struct Rates {
+    /// Per second.
     intake: f64,
+    /// Per second.
     drain: f64,
+    /// From the worker's start to its first answer, in seconds.
+    ready_in: f64,
 }
 
 impl Growth {
@@ -79,8 +86,8 @@ impl Growth {
             "\ngrowth: intake at {connections} connections, and the drain of {drained} events; medians of {rounds} rounds \
              (lowest to highest ratio), each beside an empty table\n"
         );
-        println!("| situation | intake/s | of empty | drain/s | of empty |");
-        println!("|:----------|---------:|---------:|--------:|---------:|");
+        println!("| situation | intake/s | of empty | drain/s | of empty | worker ready in |");
+        println!("|:----------|---------:|---------:|--------:|---------:|----------------:|");
         for situation in &self.situations {
             let database = Database::create(server).await?;
             let outcome = self.measure(*situation, &database, server).await;
@@ -98,10 +105,10 @@ impl Growth {
         let (mut here, mut empty) = (Vec::new(), Vec::new());
         for _ in 0..self.scale.rounds {
             let new = Database::create(server).await?;
-            let rates = self.rates(&new).await;
+            let rates = self.rates_of_empty(&new, situation).await;
             new.drop(server).await?;
             empty.push(rates.context("on an empty table")?);
-            here.push(self.rates(full).await.with_context(|| told.clone())?);
+            here.push(self.rates(full, situation).await.with_context(|| told.clone())?);
         }
         let column = |rate: fn(&Rates) -> f64| {
             let rates = sorted(here.iter().map(rate));
@@ -109,7 +116,9 @@ impl Growth {
             let (lowest, highest) = (ratios[0], ratios[ratios.len() - 1]);
             format!("{:.0} | {:.2} ({lowest:.2} to {highest:.2})", median(&rates), median(&ratios))
         };
-        Ok(format!("| {told} | {} | {} |", column(|rates| rates.intake), column(|rates| rates.drain)))
+        let ready_in = median(&sorted(here.iter().map(|rates| rates.ready_in)));
+        let (intake, drain) = (column(|rates| rates.intake), column(|rates| rates.drain));
+        Ok(format!("| {told} | {intake} | {drain} | {ready_in:.2} s |"))
     }
 
     /// Brings a situation about; it lasts as long as the connection.
@@ -118,8 +127,8 @@ impl Growth {
         situation: Situation,
         database: &Database,
     ) -> anyhow::Result<(String, Option<PgConnection>)> {
-        let Scale { finished, waiting, drained, .. } = self.scale;
-        let loaded = Loaded { shopify: CUSTOMERS, generic: drained };
+        let Scale { finished, waiting, .. } = self.scale;
+        let loaded = self.loaded();
         let told = match situation {
             Situation::Finished => {
                 database.remember(finished, loaded).await?;
@@ -136,6 +145,10 @@ impl Growth {
             Situation::Replays => {
                 database.let_wait(waiting, Waiting::BehindLiveChanges, loaded).await?;
                 format!("{waiting} replays are due")
+            }
+            Situation::Backlog => {
+                database.let_wait(waiting, Waiting::ForLong, loaded).await?;
+                format!("{waiting} customers are due")
             }
             Situation::OpenTransaction => {
                 let mut held = database.connect().await?;
@@ -176,44 +189,71 @@ impl Growth {
         Ok(sent)
     }
 
-    async fn rates(&self, database: &Database) -> anyhow::Result<Rates> {
-        let drain = self.drain(database).await?;
-        let intake = self.intake(database).await?;
-        Ok(Rates { intake, drain })
+    fn loaded(&self) -> Loaded {
+        Loaded { shopify: CUSTOMERS, generic: self.scale.drained }
     }
 
-    /// Events per second of those that were delivered just before.
-    async fn drain(&self, database: &Database) -> anyhow::Result<f64> {
-        let events = self.scale.drained;
-        let webhooks = webhooks::of_generic(events, DRAINED_BODY_BYTES)?;
+    async fn rates_of_empty(&self, database: &Database, situation: Situation) -> anyhow::Result<Rates> {
+        if situation == Situation::Backlog {
+            // As many as are drained, of the same kind.
+            database.let_wait(self.scale.drained, Waiting::ForLong, self.loaded()).await?;
+        }
+        self.rates(database, situation).await
+    }
+
+    async fn rates(&self, database: &Database, situation: Situation) -> anyhow::Result<Rates> {
+        let (ready_in, drain) = match situation {
+            Situation::Backlog => self.work(database, uuid::Uuid::nil()).await?,
+            _ => self.drain(database).await?,
+        };
+        let intake = self.intake(database).await?;
+        Ok(Rates { intake, drain, ready_in })
+    }
+
+    /// What a worker makes of events that are delivered just before.
+    async fn drain(&self, database: &Database) -> anyhow::Result<(f64, f64)> {
+        let webhooks = webhooks::of_generic(self.scale.drained, DRAINED_BODY_BYTES)?;
         let last = database.last_event().await?;
         let intake = Server::start(Role::Intake, &database.url, None).await?;
         Load::once(&intake, &webhooks).await?;
         drop(intake);
+        self.work(database, last).await
+    }
+
+    /// A worker's time until it was ready, in seconds, and the events per second that it synced then, of those after one.
+    async fn work(&self, database: &Database, last: uuid::Uuid) -> anyhow::Result<(f64, f64)> {
+        let events = self.scale.drained;
+        let synced = "select count(*) from event_states where event_id > $1 and status = 'synced'";
+        let made = "select count(*) from sync_attempts where event_id > $1 and http_status = 200";
+        let (synced_before, made_before) =
+            (database.count_since(synced, last).await?, database.count_since(made, last).await?);
         checkpoint(&database.pool).await?;
+        let began: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()").fetch_one(&database.pool).await?;
         let stub = Stub::start().await?;
         let worker = Server::start(Role::Worker, &database.url, Some(stub.addr())).await?;
         stub.wait_for(events).await?;
-        let synced = "select count(*) from event_states where event_id > $1 and status = 'synced'";
+        let expected = synced_before + i64::try_from(events)?;
         let mut left = 3_000;
-        while database.count_since(synced, last).await? < i64::try_from(events)? {
+        while database.count_since(synced, last).await? < expected {
             left -= 1;
             ensure!(left > 0, "not all of {events} events are synced");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let ready_in = worker.ready_in();
         drop(worker);
-        let made = "select count(*) from sync_attempts where event_id > $1 and http_status = 200";
-        let made = database.count_since(made, last).await?;
-        ensure!(made == i64::try_from(events)?, "{made} requests were recorded of {events}");
+        let synced = database.count_since(synced, last).await? - synced_before;
+        let made = database.count_since(made, last).await? - made_before;
+        ensure!(made == synced, "{made} requests were recorded of {synced}");
         // By the books, which tell it to the millisecond without being looked at all the time.
         let took = sqlx::query_scalar(
             "select extract(epoch from max(s.finished_at) - min(a.started_at))::float8
              from event_states s
              join sync_attempts a using (event_id)
-             where s.event_id > $1",
+             where s.event_id > $1
+               and a.started_at > $2",
         );
-        let took: f64 = took.bind(last).fetch_one(&database.pool).await?;
-        Ok(per_second(events, Duration::from_secs_f64(took)))
+        let took: f64 = took.bind(last).bind(began).fetch_one(&database.pool).await?;
+        Ok((ready_in.as_secs_f64(), per_second(usize::try_from(synced)?, Duration::from_secs_f64(took))))
     }
 
     /// Webhooks per second.

@@ -30,6 +30,8 @@ pub(crate) enum Waiting {
     ForTomorrow,
     /// Of our target, and due: replays, which let live changes go first.
     BehindLiveChanges,
+    /// Of our target, and due: live changes.
+    ForLong,
 }
 
 /// Events of one customer.
@@ -142,6 +144,7 @@ impl Database {
                 ("shopify", "default", "now() + interval '1 day' + random() * interval '1 hour'", "n % 2")
             }
             Waiting::BehindLiveChanges => ("shopify", "default", "now() - random() * interval '1 hour'", "2"),
+            Waiting::ForLong => ("shopify", "default", "now() - random() * interval '8 hours'", "0"),
         };
         // Not those of the load itself.
         let made = format!(

@@ -34,6 +34,7 @@ impl Bench<'_> {
         line("at once", &one_by_one(&server, &stub, webhooks, Duration::ZERO).await?);
         let quiet = format!("after {} s of quiet", pause.as_secs_f64());
         line(&quiet, &one_by_one(&server, &stub, after_a_pause, pause).await?);
+        let memory_after = server.memory_bytes()?;
         drop(server);
         let server = Server::start(Role::All, &self.url, Some(stub.addr())).await?;
         let ready_in = server.ready_in();
@@ -43,8 +44,10 @@ impl Bench<'_> {
         line("at once, intake and worker apart", &one_by_one(&intake, &stub, webhooks, Duration::ZERO).await?);
         let binary = std::fs::metadata(env!("CARGO_BIN_EXE_flexportal-sync")).context("no binary")?.len();
         println!(
-            "\nmemory when idle: {:.1} MB; ready in {}, at the first start with migrations in {}; the binary has {:.1} MB",
+            "\nmemory before the first webhook: {:.1} MB, after these: {:.1} MB; ready in {}, at the first start with \
+             migrations in {}; the binary has {:.1} MB",
             count(usize::try_from(memory)?) / 1e6,
+            count(usize::try_from(memory_after)?) / 1e6,
             milliseconds(ready_in),
             milliseconds(first_start),
             count(usize::try_from(binary)?) / 1e6,

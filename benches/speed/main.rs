@@ -22,6 +22,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
 use flexportal_sync::config::{ShopKind, Variables};
+use flexportal_sync::domain::Clock;
+use flexportal_sync::outbox::Outbox;
 use flexportal_sync::throwaway_postgres::{
     Durability, FoundPostgres, create_database, drop_database, fresh_database_name, server_programs,
 };
@@ -153,7 +155,7 @@ const SMOKE: Scale = Scale {
 
 /// Requests in flight of the worker.
 const IN_FLIGHT: &str = "64";
-/// Aims of the drain's bodies.
+/// Bodies of the drain, of the soak, and of the way from webhook to PUT are padded to this size.
 const DRAINED_BODY_BYTES: usize = 1_500;
 
 #[tokio::main]
@@ -309,6 +311,8 @@ impl Bench<'_> {
         let linked = self.count("select count(*) from customer_links where last_synced_at is not null").await?;
         let expected = i64::try_from(events)?;
         ensure!((synced, made, linked) == (expected, expected, expected), "{synced}, {made}, {linked} of {expected}");
+        self.remove(events).await?;
+        let after_removal = self.wal().await?;
         let rate = per_second(events, took);
         println!(
             "\ndrain: {events} events of {} bytes, each of a customer of its own, {IN_FLIGHT} in flight\n",
@@ -324,13 +328,34 @@ impl Bench<'_> {
         );
         let each = |from: f64, to: f64| (to - from) / count(events);
         println!(
-            "\nWAL per event: {:.0} bytes at intake, {:.0} in the drain, {:.0} together (migrations: {:.0} KB apart)",
+            "\nWAL per event: {:.0} bytes at intake, {:.0} in the drain, {:.0} together; {:.0} more when it is removed \
+             (migrations: {:.0} KB apart)",
             each(after_migrations, after_intake),
             each(before_drain, after_drain),
             each(after_migrations, after_intake) + each(before_drain, after_drain),
+            each(after_drain, after_removal),
             (after_migrations - before) / 1e3,
         );
         Ok(rate)
+    }
+
+    /// Removes finished events, as is done when `RETENTION` is over, and vacuums.
+    async fn remove(&self, events: usize) -> anyhow::Result<()> {
+        let outbox = Outbox::new(&self.url, 1, Clock::System).map_err(anyhow::Error::msg)?;
+        let (mut removed, mut begin) = (0, None);
+        let soon = Clock::System.now() + chrono::TimeDelta::minutes(1);
+        loop {
+            let batch = outbox.remove_finished(soon, begin).await?;
+            removed += batch.events;
+            begin = batch.next;
+            if begin.is_none() {
+                break;
+            }
+        }
+        outbox.close().await;
+        ensure!(removed == events, "{removed} of {events} events were removed");
+        sqlx::raw_sql("vacuum deliveries, event_states, sync_attempts, duplicates").execute(&self.pool).await?;
+        Ok(())
     }
 
     /// One-row commits per second, the best of several numbers of clients.

@@ -8,7 +8,7 @@ use sqlx::Connection;
 use sqlx::types::Json;
 
 use super::gathering::Gathering;
-use super::{ClaimedCustomer, LinkChange, Outbox, StoreError, links, seconds};
+use super::{ClaimedCustomer, LinkChange, Outbox, StoreError, links, overtaken, seconds};
 use crate::domain::{EventId, EventStatus, FlexportalCustomerId, ShopCustomerId, SourceName};
 use crate::flexportal::Operation;
 
@@ -235,7 +235,11 @@ async fn write_in(
     let settled = write(&mut *connection, calls, now, Only::Held).await?;
     let counting: Vec<_> = calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
     let written: Vec<_> = counting.iter().map(|(call, _)| &***call).collect();
-    close_overtaken(connection, &written, now).await?;
+    let overtaken: Vec<_> = written
+        .iter()
+        .map(|(claimed, settlement)| (&claimed.source, &claimed.customer, settlement.overtaken.as_slice()))
+        .collect();
+    overtaken::close(connection, &overtaken, now).await?;
     let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
     links::write(connection, &links).await?;
     let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
@@ -538,44 +542,6 @@ pub(super) async fn move_up(
         "#,
         &sources as _,
         &customers as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Closes given-up events that something newer has spoken for; their last error stays, to be read.
-async fn close_overtaken(
-    connection: &mut sqlx::PgConnection,
-    settled: &[&(ClaimedCustomer, Settlement)],
-    now: Option<DateTime<Utc>>,
-) -> Result<(), StoreError> {
-    let overtaken: Vec<_> = settled.iter().flat_map(|(_, settlement)| &settlement.overtaken).collect();
-    if overtaken.is_empty() {
-        return Ok(());
-    }
-    let events: Vec<_> = overtaken.iter().map(|(event, _)| event.0).collect();
-    let successors: Vec<_> = overtaken.iter().map(|(_, successor)| successor.0).collect();
-    sqlx::query!(
-        r#"
-        update event_states state
-        set status = 'superseded',
-            superseded_by = newer.successor,
-            finished_at = coalesce($3::timestamptz, clock_timestamp())
-        from unnest($1::uuid[], $2::uuid[]) as newer (event_id, successor)
-        cross join lateral (                     -- one by one, by the index: see LIVE
-            select ctid as at
-            from event_states
-            where event_states.event_id = newer.event_id
-            offset 0
-        ) as given_up
-        where state.ctid = given_up.at
-          and state.status in ('failed', 'unmatched')
-          and state.finished_at is not null      -- unless a person set it back or closed it meanwhile
-        "#,
-        &events,
-        &successors,
-        now,
     )
     .execute(connection)
     .await?;

@@ -408,15 +408,22 @@ impl Pair {
 
         let differences = "
             with of_each as (
-                select w.source, w.shop_customer_id, event.event_id, event.attempts, event.forgiven_attempts
+                select
+                    w.source, w.shop_customer_id, event.event_id, event.attempts, event.forgiven_attempts,
+                    event.topic, event.payload::text, event.occurred_at, event.received_at, event.traceparent
                 from waiting_customers w
                 cross join lateral waiting_events_of(w.source, w.shop_customer_id) as event
+            ),
+            of_all as (
+                select waiting.*, d.topic, d.payload::text, d.occurred_at, d.received_at, d.traceparent
+                from waiting_events waiting
+                join deliveries d on d.id = waiting.event_id
             )
             select count(*)
             from (
-                (select * from of_each except select * from waiting_events)
+                (select * from of_each except all select * from of_all)
                 union all
-                (select * from waiting_events except select * from of_each)
+                (select * from of_all except all select * from of_each)
             ) as either";
         let differences: i64 = sqlx::query_scalar(differences).fetch_one(&self.pool).await.expect("a number");
         assert_eq!(differences, 0, "what waits of each and of all after call {call}");

@@ -105,14 +105,42 @@ async fn a_migration_that_finds_its_table_held_says_what_to_do_and_leaves_all_as
     assert_eq!(free.code, Some(0), "{}", free.err);
 }
 
+/// Makes the next migration stop in its middle, where no `lock_timeout` ends the wait.
+async fn stop_migrations(db: &Database) {
+    let stop = "
+        create table stops (is_one boolean);
+        create function stop() returns boolean language plpgsql
+            as $$ begin perform pg_sleep(3600) from stops; return true; end $$;
+        alter table deliveries add constraint stop check (payload::text is not null and stop());
+        insert into stops values (true)";
+    sqlx::raw_sql(stop).execute(&db.pool).await.expect("stopped");
+}
+
+/// Waits until one has stopped there.
+async fn has_stopped(db: &Database) {
+    let stopped = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event = 'PgSleep'";
+    in_time("a migration under way", async {
+        while db.count(stopped).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Cuts off who has.
+const CUT: &str = "select pg_terminate_backend(pid) from pg_stat_activity
+                   where datname = current_database() and wait_event = 'PgSleep'";
+
 #[tokio::test]
 async fn a_service_whose_connection_is_cut_in_the_middle_of_a_migration_begins_it_again() {
     let (db, fake) = (older_database().await, fake().await);
     store_as_before(&db, "Before").await;
-    let somebody = db.hold("lock table deliveries in access share mode").await;
+    stop_migrations(&db).await;
     let process = Process::start_unready(&db.url, &fake).await;
-    somebody.is_met().await;
-    somebody.turn_away().await;
+    has_stopped(&db).await;
+    db.execute("delete from stops").await;
+    db.execute(CUT).await;
     process.logs("ready").await;
     arrives(&fake, "Before").await;
 }
@@ -120,17 +148,16 @@ async fn a_service_whose_connection_is_cut_in_the_middle_of_a_migration_begins_i
 #[tokio::test]
 async fn a_migration_that_is_cut_each_time_is_given_up() {
     let db = older_database().await;
+    store_as_before(&db, "Before").await;
+    stop_migrations(&db).await;
     let folder = folder();
-    let somebody = db.hold("lock table deliveries in access share mode").await;
     let mut serve = std::pin::pin!(run(on(&db, &folder, "serve")));
-    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
-               where datname = current_database() and wait_event_type = 'Lock'";
     let ended = async {
         loop {
             tokio::select! {
                 ended = &mut serve => break ended,
-                () = somebody.is_met() => {
-                    db.execute(cut).await;
+                () = has_stopped(&db) => {
+                    db.execute(CUT).await;
                 }
             }
         }
