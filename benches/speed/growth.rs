@@ -263,9 +263,9 @@ impl Growth {
         let Scale { connections, lasts, .. } = self.scale;
         let last = database.last_event().await?;
         // The first connections are nobody's measure.
-        let first = Load { connections, lasts: lasts / 10, rate: None }.put(&server, &webhooks).await?;
+        let first = Load { connections, lasts: lasts / 10, rate: None }.put(server.addr(), &webhooks).await?;
         checkpoint(&database.pool).await?;
-        let measured = Load { connections, lasts, rate: None }.put(&server, &webhooks).await?;
+        let measured = Load { connections, lasts, rate: None }.put(server.addr(), &webhooks).await?;
         drop(server);
         let accepted = i64::try_from(first.count() + measured.count())?;
         let stored = database.count_since("select count(*) from deliveries where id > $1", last).await?;

@@ -34,6 +34,7 @@ impl Bench<'_> {
         line("at once", &one_by_one(&server, &stub, webhooks, Duration::ZERO).await?);
         let quiet = format!("after {} s of quiet", pause.as_secs_f64());
         line(&quiet, &one_by_one(&server, &stub, after_a_pause, pause).await?);
+        self.all_are_settled().await?;
         let memory_after = server.memory_bytes()?;
         drop(server);
         let server = Server::start(Role::All, &self.url, Some(stub.addr())).await?;

@@ -8,12 +8,14 @@
 //! soak     load ─▶ serve ─▶ PUTs, for long: is the memory flat; only if asked for, since it takes long
 //! peers    the drain, and beside it those of other job queues; only if asked for, since it needs npm
 //! yardstick: pgbench, one row of the same payload and a unique key per transaction, sent by the client
+//! bare     load ─▶ the least that takes webhooks ─▶ Postgres, beside the intake: how much room there is
 //! ```
 //!
 //! The service is the real binary in a process of its own, Postgres waits for its disk, and all share the machine's
 //! cores with the load. Exit code 1 if the books are wrong: an accepted webhook without its row, an event that is not
 //! synced. Speed itself is measured, not judged.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -32,6 +34,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::Instant;
 
+mod bare;
 mod growth;
 mod history;
 mod idle;
@@ -42,6 +45,7 @@ mod soak;
 mod stub;
 mod webhooks;
 
+use bare::BareServer;
 use growth::Situation;
 use load::Load;
 use server::{Role, Server};
@@ -74,6 +78,9 @@ struct Speed {
     /// Growth: only these situations
     #[arg(long, value_delimiter = ',')]
     situations: Vec<Situation>,
+    /// To be the bare server, at this address
+    #[arg(long, hide = true)]
+    bare_server: Option<SocketAddr>,
     /// What `cargo bench` adds
     #[arg(long = "bench", hide = true)]
     _is_bench: bool,
@@ -181,6 +188,9 @@ impl Speed {
     async fn run(&self) -> anyhow::Result<()> {
         let variables = Variables::without_dot_env();
         let given = variables.text("DATABASE_URL").map(SecretString::from);
+        if let Some(addr) = self.bare_server {
+            return bare::serve(addr, given.as_ref().context("no database")?).await;
+        }
         let postgres = FoundPostgres::find(given.as_ref(), Durability::Durable).await?;
         let outcome = self.on(&postgres).await;
         postgres.stop().await?;
@@ -245,31 +255,35 @@ impl Bench<'_> {
         let payload = webhooks.first().context("no webhooks")?.body();
         let server = Server::start(Role::Intake, &self.url, None).await?;
         // The first connections and pages are nobody's measure.
-        Load { connections: 8, lasts: self.scale.lasts / 4, rate: None }.put(&server, &webhooks).await?;
+        Load { connections: 8, lasts: self.scale.lasts / 4, rate: None }.put(server.addr(), &webhooks).await?;
         println!("\nintake: {} bytes of payload\n", payload.len());
-        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 |");
-        println!("|------------:|-----------:|----------:|------:|----:|----:|");
+        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 | a bare server | of pgbench |");
+        println!("|------------:|-----------:|----------:|------:|----:|----:|--------------:|-----------:|");
         let mut highest = 0.0_f64;
         let mut accepted = self.count("select count(*) from deliveries").await?;
         for connections in self.scale.connections {
             checkpoint(&self.pool).await?;
-            let bare = self.pgbench(payload).await?;
+            let yardstick = self.pgbench(payload).await?;
             let load = Load { connections: *connections, lasts: self.scale.lasts, rate: None };
             checkpoint(&self.pool).await?;
-            let measured = load.put(&server, &webhooks).await?;
+            let measured = load.put(server.addr(), &webhooks).await?;
+            checkpoint(&self.pool).await?;
+            let least = load.put(BareServer::start(&self.url).await?.addr(), &webhooks).await?;
             highest = highest.max(measured.rate());
             accepted += i64::try_from(measured.count())?;
             println!(
-                "| {connections} | {:.0} | {bare:.0} | {:.2} | {} | {} |",
+                "| {connections} | {:.0} | {yardstick:.0} | {:.2} | {} | {} | {:.0} | {:.2} |",
                 measured.rate(),
-                measured.rate() / bare,
+                measured.rate() / yardstick,
                 milliseconds(measured.percentile(0.5)),
                 milliseconds(measured.percentile(0.99)),
+                least.rate(),
+                least.rate() / yardstick,
             );
         }
         let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / 2.0) };
         checkpoint(&self.pool).await?;
-        let calm = load.put(&server, &webhooks).await?;
+        let calm = load.put(server.addr(), &webhooks).await?;
         accepted += i64::try_from(calm.count())?;
         println!(
             "\nat half of the highest rate ({:.0}/s): p50 {}, p99 {}",
@@ -301,9 +315,7 @@ impl Bench<'_> {
         let worker = Server::start(Role::Worker, &self.url, Some(stub.addr())).await?;
         let first = stub.wait_for(1).await?;
         stub.wait_for(events).await?;
-        while self.count("select count(*) from waiting_customers").await? > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.all_are_settled().await?;
         let took = first.elapsed();
         let after_drain = self.wal().await?;
         let synced = self.count("select count(*) from event_states where status = 'synced'").await?;
@@ -393,6 +405,14 @@ impl Bench<'_> {
             best = best.max(rate);
         }
         Ok(best)
+    }
+
+    /// Waits until nobody has work any more: a worker that ended before would keep its customers for as long as its lease.
+    async fn all_are_settled(&self) -> anyhow::Result<()> {
+        while self.count("select count(*) from waiting_customers").await? > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     async fn wal(&self) -> anyhow::Result<f64> {
