@@ -17,6 +17,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -320,10 +321,13 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Waits for the database no longer than it can take.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] after 5 s; the statement may have been carried out nevertheless.
-pub async fn timely<T>(statement: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let answer = tokio::time::timeout(ANSWER_WITHIN, statement).await;
-    answer.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
+/// [`StoreError::Unavailable`] after 5 s from now; the statement may have been carried out nevertheless.
+pub fn timely<T>(
+    statement: impl Future<Output = Result<T, StoreError>>,
+) -> impl Future<Output = Result<T, StoreError>> {
+    // Not an `async fn`, which would have room for the statement twice: once as it is given, once where it is awaited.
+    tokio::time::timeout(ANSWER_WITHIN, statement)
+        .map(|answer| answer.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut))))
 }
 
 /// A duration as Postgres takes it, in seconds.

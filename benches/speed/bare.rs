@@ -1,141 +1,90 @@
-//! The least that takes webhooks: what it makes of the same load on the same machine is the room that there is.
+//! The least that does what is measured: what it makes of the same load on the same machine is the room that there is.
 //!
-//! Signature, JSON, and a commit of whatever arrived during the one before, into one table with one key. The same HTTP
-//! library, JSON library and driver as the service's, and nothing else of it: no queue, no index for people, no order, no
-//! limits, no metrics, no log.
+//! Processes of their own, like the service, with its HTTP library, JSON library and driver, and its groups.
+
+mod intake;
+mod worker;
 
 use std::net::SocketAddr;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use sha2::Sha256;
-use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Executor as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::{Executor, PgPool};
+use tokio::net::TcpStream;
 
-use super::SECRET;
-
-/// As many as the service's.
-const MAX_GROUP: usize = 256;
-
-/// A bare server in a process of its own; killed when it is dropped.
-pub(crate) struct BareServer {
-    child: Child,
-    addr: String,
+/// What a bare process is for.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Bare {
+    /// To take webhooks, at this address
+    #[arg(long, hide = true)]
+    bare_intake: Option<SocketAddr>,
+    /// To send what waits, to this address
+    #[arg(long, hide = true)]
+    bare_worker: Option<SocketAddr>,
 }
 
-impl BareServer {
-    /// Starts one and waits until it takes connections.
-    pub(crate) async fn start(database_url: &SecretString) -> anyhow::Result<Self> {
+impl Bare {
+    /// Is one, until it is killed; `false` if it is not to be one.
+    pub(crate) async fn run(self, database_url: Option<&SecretString>) -> anyhow::Result<bool> {
+        let database_url = || database_url.context("no database");
+        if let Some(addr) = self.bare_intake {
+            intake::serve(addr, database_url()?).await?;
+        } else if let Some(flexportal) = self.bare_worker {
+            worker::drain(flexportal, database_url()?).await?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+/// A running one; killed when it is dropped.
+pub(crate) struct BareProcess(Child);
+
+impl BareProcess {
+    /// Starts one that takes webhooks into an empty table, and waits until it takes connections.
+    pub(crate) async fn intake(database_url: &SecretString, pool: &PgPool) -> anyhow::Result<(Self, String)> {
+        pool.execute(intake::TABLES).await?;
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let addr = free.context("no port")?.to_string();
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--bare-server", &addr]).env("DATABASE_URL", database_url.expose_secret());
-        let child = command.spawn().context("the bare server does not start")?;
-        let mut server = Self { child, addr };
-        while TcpStream::connect(&server.addr).await.is_err() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("the bare server ended by itself, {status}");
+        let mut process = Self::start("--bare-intake", &addr, database_url)?;
+        while TcpStream::connect(&addr).await.is_err() {
+            if let Some(status) = process.0.try_wait()? {
+                bail!("the bare intake ended by itself, {status}");
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Ok(server)
+        Ok((process, addr))
     }
 
-    pub(crate) fn addr(&self) -> &str {
-        &self.addr
+    /// Starts one that sends all events that the service has stored, from tables of its own.
+    pub(crate) async fn worker(
+        flexportal: SocketAddr,
+        database_url: &SecretString,
+        pool: &PgPool,
+    ) -> anyhow::Result<Self> {
+        pool.execute(worker::TABLES).await?;
+        Self::start("--bare-worker", &flexportal.to_string(), database_url)
+    }
+
+    fn start(what: &str, addr: &str, database_url: &SecretString) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([what, addr]).env("DATABASE_URL", database_url.expose_secret());
+        Ok(Self(command.spawn().with_context(|| format!("no process starts for {what}"))?))
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
     }
 }
 
-impl Drop for BareServer {
+impl Drop for BareProcess {
     fn drop(&mut self) {
         // Gone already, or not to be helped.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Delivery {
-    id: String,
-    payload: String,
-    answer: oneshot::Sender<()>,
-}
-
-struct Bare {
-    key: Hmac<Sha256>,
-    line: mpsc::Sender<Delivery>,
-}
-
-/// What is read of a body; the rest is passed over.
-#[derive(Deserialize)]
-struct Customer {
-    #[serde(rename = "id")]
-    _id: u64,
-}
-
-/// Is the bare server, until it is killed.
-pub(crate) async fn serve(addr: SocketAddr, database_url: &SecretString) -> anyhow::Result<()> {
-    let mut connection = PgConnection::connect(database_url.expose_secret()).await?;
-    let table = "drop table if exists bare; create table bare (id text primary key, payload json not null)";
-    connection.execute(table).await?;
-    let (line, deliveries) = mpsc::channel(1_024);
-    tokio::spawn(commit_groups(connection, deliveries));
-    let key = Hmac::new_from_slice(SECRET.as_bytes()).map_err(|_| anyhow::anyhow!("no key"))?;
-    let app = axum::Router::new()
-        .route("/webhooks/shopify", axum::routing::post(take))
-        .with_state(Arc::new(Bare { key, line }));
-    axum::serve(TcpListener::bind(addr).await?, app).await?;
-    Ok(())
-}
-
-async fn take(State(bare): State<Arc<Bare>>, headers: HeaderMap, body: Bytes) -> (StatusCode, &'static str) {
-    const REFUSED: (StatusCode, &str) = (StatusCode::BAD_REQUEST, "refused");
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let (Some(id), Some(signature)) = (text("x-shopify-webhook-id"), text("x-shopify-hmac-sha256")) else {
-        return REFUSED;
-    };
-    let Ok(signature) = STANDARD.decode(signature) else { return REFUSED };
-    if bare.key.clone().chain_update(&body).verify_slice(&signature).is_err() {
-        return REFUSED;
-    }
-    if serde_json::from_slice::<Customer>(&body).is_err() {
-        return REFUSED;
-    }
-    let Ok(payload) = String::from_utf8(body.into()) else { return REFUSED };
-    let (answer, committed) = oneshot::channel();
-    let delivery = Delivery { id: id.to_owned(), payload, answer };
-    if bare.line.send(delivery).await.is_err() || committed.await.is_err() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not stored");
-    }
-    (StatusCode::OK, r#"{"status":"accepted"}"#)
-}
-
-/// While one commit is under way, the next group gathers.
-async fn commit_groups(mut connection: PgConnection, mut line: mpsc::Receiver<Delivery>) {
-    let mut group = Vec::new();
-    while line.recv_many(&mut group, MAX_GROUP).await > 0 {
-        let ids: Vec<_> = group.iter().map(|delivery| delivery.id.as_str()).collect();
-        let payloads: Vec<_> = group.iter().map(|delivery| delivery.payload.as_str()).collect();
-        let insert = "insert into bare (id, payload)
-                      select id, payload::json from unnest($1::text[], $2::text[]) as delivery (id, payload)
-                      on conflict do nothing";
-        let stored = sqlx::query(insert).bind(ids).bind(payloads).execute(&mut connection).await;
-        for delivery in group.drain(..) {
-            if stored.is_ok() {
-                // Whoever gave up waiting does not need it.
-                let _ = delivery.answer.send(());
-            }
-        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -15,7 +15,7 @@
 //! cores with the load. Exit code 1 if the books are wrong: an accepted webhook without its row, an event that is not
 //! synced. Speed itself is measured, not judged.
 
-use std::net::SocketAddr;
+use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -35,6 +35,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::time::Instant;
 
 mod bare;
+mod cores;
 mod growth;
 mod history;
 mod idle;
@@ -45,7 +46,8 @@ mod soak;
 mod stub;
 mod webhooks;
 
-use bare::BareServer;
+use bare::{Bare, BareProcess};
+use cores::{Cores, Shares};
 use growth::Situation;
 use load::Load;
 use server::{Role, Server};
@@ -78,9 +80,8 @@ struct Speed {
     /// Growth: only these situations
     #[arg(long, value_delimiter = ',')]
     situations: Vec<Situation>,
-    /// To be the bare server, at this address
-    #[arg(long, hide = true)]
-    bare_server: Option<SocketAddr>,
+    #[command(flatten)]
+    bare: Bare,
     /// What `cargo bench` adds
     #[arg(long = "bench", hide = true)]
     _is_bench: bool,
@@ -188,8 +189,8 @@ impl Speed {
     async fn run(&self) -> anyhow::Result<()> {
         let variables = Variables::without_dot_env();
         let given = variables.text("DATABASE_URL").map(SecretString::from);
-        if let Some(addr) = self.bare_server {
-            return bare::serve(addr, given.as_ref().context("no database")?).await;
+        if self.bare.run(given.as_ref()).await? {
+            return Ok(());
         }
         let postgres = FoundPostgres::find(given.as_ref(), Durability::Durable).await?;
         let outcome = self.on(&postgres).await;
@@ -257,18 +258,24 @@ impl Bench<'_> {
         // The first connections and pages are nobody's measure.
         Load { connections: 8, lasts: self.scale.lasts / 4, rate: None }.put(server.addr(), &webhooks).await?;
         println!("\nintake: {} bytes of payload\n", payload.len());
-        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 | a bare server | of pgbench |");
-        println!("|------------:|-----------:|----------:|------:|----:|----:|--------------:|-----------:|");
-        let mut highest = 0.0_f64;
+        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 | bare | of pgbench |");
+        println!("|------------:|-----------:|----------:|------:|----:|----:|-----:|-----------:|");
+        let (mut highest, mut shares) = (0.0_f64, String::new());
         let mut accepted = self.count("select count(*) from deliveries").await?;
         for connections in self.scale.connections {
             checkpoint(&self.pool).await?;
             let yardstick = self.pgbench(payload).await?;
             let load = Load { connections: *connections, lasts: self.scale.lasts, rate: None };
             checkpoint(&self.pool).await?;
+            let before = Cores::now(server.id())?;
             let measured = load.put(server.addr(), &webhooks).await?;
+            let each = before.each(measured.count())?;
+            let (bare, addr) = BareProcess::intake(&self.url, &self.pool).await?;
             checkpoint(&self.pool).await?;
-            let least = load.put(BareServer::start(&self.url).await?.addr(), &webhooks).await?;
+            let before = Cores::now(bare.id())?;
+            let least = load.put(&addr, &webhooks).await?;
+            let each_of_bare = before.each(least.count())?;
+            drop(bare);
             highest = highest.max(measured.rate());
             accepted += i64::try_from(measured.count())?;
             println!(
@@ -280,7 +287,9 @@ impl Bench<'_> {
                 least.rate(),
                 least.rate() / yardstick,
             );
+            writeln!(shares, "| {connections} | flexportal-sync | {each} |\n| | bare | {each_of_bare} |")?;
         }
+        println!("\ntime of all cores, in µs for each webhook\n\n{}{shares}", Shares::head("connections"));
         let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / 2.0) };
         checkpoint(&self.pool).await?;
         let calm = load.put(server.addr(), &webhooks).await?;
@@ -308,21 +317,27 @@ impl Bench<'_> {
         Load::once(&intake, &webhooks).await?;
         drop(intake);
         let after_intake = self.wal().await?;
-        let bare = self.pgbench(payload).await?;
+        let yardstick = self.pgbench(payload).await?;
         let before_drain = self.wal().await?;
         let stub = Stub::start().await?;
         let began = Instant::now();
         let worker = Server::start(Role::Worker, &self.url, Some(stub.addr())).await?;
         let first = stub.wait_for(1).await?;
+        let cores = Cores::now(worker.id())?;
         stub.wait_for(events).await?;
         self.all_are_settled().await?;
         let took = first.elapsed();
+        let shares = cores.each(events)?;
         let after_drain = self.wal().await?;
         let synced = self.count("select count(*) from event_states where status = 'synced'").await?;
         let made = self.count("select count(*) from sync_attempts where http_status = 200").await?;
         let linked = self.count("select count(*) from customer_links where last_synced_at is not null").await?;
         let expected = i64::try_from(events)?;
         ensure!((synced, made, linked) == (expected, expected, expected), "{synced}, {made}, {linked} of {expected}");
+        let memory = worker.peak_memory_bytes()? / 1024 / 1024;
+        drop(worker);
+        let (bare_rate, shares_of_bare) = self.drain_barely(events).await?;
+        let before_removal = self.wal().await?;
         self.remove(events).await?;
         let after_removal = self.wal().await?;
         let rate = per_second(events, took);
@@ -330,14 +345,16 @@ impl Bench<'_> {
             "\ndrain: {events} events of {} bytes, each of a customer of its own, {IN_FLIGHT} in flight\n",
             payload.len()
         );
-        println!("| events/s | pgbench/s | ratio | from start to first PUT | memory at most |");
-        println!("|---------:|----------:|------:|------------------------:|---------------:|");
+        println!("| events/s | pgbench/s | ratio | from start to first PUT | memory at most | bare | of pgbench |");
+        println!("|---------:|----------:|------:|------------------------:|---------------:|-----:|-----------:|");
         println!(
-            "| {rate:.0} | {bare:.0} | {:.2} | {} | {} MiB |",
-            rate / bare,
+            "| {rate:.0} | {yardstick:.0} | {:.2} | {} | {memory} MiB | {bare_rate:.0} | {:.2} |",
+            rate / yardstick,
             milliseconds(first.duration_since(began)),
-            worker.peak_memory_bytes()? / 1024 / 1024,
+            bare_rate / yardstick,
         );
+        println!("\ntime of all cores, in µs for each event\n\n{}", Shares::head("events"));
+        println!("| {events} | flexportal-sync | {shares} |\n| | bare | {shares_of_bare} |");
         let each = |from: f64, to: f64| (to - from) / count(events);
         println!(
             "\nWAL per event: {:.0} bytes at intake, {:.0} in the drain, {:.0} together; {:.0} more when it is removed \
@@ -345,10 +362,32 @@ impl Bench<'_> {
             each(after_migrations, after_intake),
             each(before_drain, after_drain),
             each(after_migrations, after_intake) + each(before_drain, after_drain),
-            each(after_drain, after_removal),
+            each(before_removal, after_removal),
             (after_migrations - before) / 1e3,
         );
         Ok(rate)
+    }
+
+    /// The same events, sent by the least that does; how many a second, and what each took.
+    async fn drain_barely(&self, events: usize) -> anyhow::Result<(f64, Shares)> {
+        let stub = Stub::start().await?;
+        let worker = BareProcess::worker(stub.addr(), &self.url, &self.pool).await?;
+        let first = stub.wait_for(1).await?;
+        let cores = Cores::now(worker.id())?;
+        stub.wait_for(events).await?;
+        while self.count("select count(*) from bare_queue").await? > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (took, shares) = (first.elapsed(), cores.each(events)?);
+        let kept = self.count(
+            "select least(states, attempts, links)
+             from (select count(*) as states from bare_states) as states,
+                  (select count(*) as attempts from bare_attempts) as attempts,
+                  (select count(*) as links from bare_links) as links",
+        );
+        let kept = kept.await?;
+        ensure!(kept == i64::try_from(events)?, "the bare worker kept {kept} of {events}");
+        Ok((per_second(events, took), shares))
     }
 
     /// Removes finished events, as is done when `RETENTION` is over, and vacuums.

@@ -91,6 +91,11 @@ impl Server {
         &self.addr
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// From its start to its first answer.
     pub(crate) fn ready_in(&self) -> Duration {
         self.ready_in

@@ -1,12 +1,13 @@
 //! A FlexPortal that answers every PUT alike, and costs as little as it can.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::load::length_of_message;
@@ -20,21 +21,36 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// It counts the requests, and knows when the last came.
 pub(crate) struct Stub {
     addr: SocketAddr,
-    received: watch::Receiver<(usize, Instant)>,
+    received: Arc<Received>,
+}
+
+#[derive(Debug, Default)]
+struct Received {
+    so_far: Mutex<SoFar>,
+    /// Whoever waits is woken by the one that was waited for: to be woken by each would be part of what is measured.
+    is_enough: Notify,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct SoFar {
+    count: usize,
+    last_at: Option<Instant>,
+    awaited: usize,
 }
 
 impl Stub {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port")?;
         let addr = listener.local_addr()?;
-        let (count, received) = watch::channel((0, Instant::now()));
+        let received = Arc::new(Received::default());
+        let stub = Self { addr, received: received.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // A connection that breaks off is the client's affair.
-                tokio::spawn(answer_all(stream, count.clone()));
+                tokio::spawn(answer_all(stream, received.clone()));
             }
         });
-        Ok(Self { addr, received })
+        Ok(stub)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -43,19 +59,45 @@ impl Stub {
 
     /// Requests that came in so far.
     pub(crate) fn received(&self) -> usize {
-        self.received.borrow().0
+        self.received.so_far().count
     }
 
     /// Waits until so many requests came in all, and says when the last of them did.
     pub(crate) async fn wait_for(&self, requests: usize) -> anyhow::Result<Instant> {
-        let mut received = self.received.clone();
-        let waiting = received.wait_for(|(count, _)| *count >= requests);
-        let received = tokio::time::timeout(PATIENCE, waiting).await.context("the requests do not come")??;
-        Ok(received.1)
+        let received = async {
+            loop {
+                let is_enough = self.received.is_enough.notified();
+                let so_far = {
+                    let mut so_far = self.received.so_far();
+                    so_far.awaited = requests;
+                    *so_far
+                };
+                match so_far.last_at {
+                    Some(last_at) if so_far.count >= requests => return last_at,
+                    _ => is_enough.await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, received).await.context("the requests do not come")
     }
 }
 
-async fn answer_all(mut stream: TcpStream, count: watch::Sender<(usize, Instant)>) -> anyhow::Result<()> {
+impl Received {
+    fn so_far(&self) -> MutexGuard<'_, SoFar> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one(&self) {
+        let mut so_far = self.so_far();
+        so_far.count += 1;
+        so_far.last_at = Some(Instant::now());
+        if so_far.count == so_far.awaited {
+            self.is_enough.notify_one();
+        }
+    }
+}
+
+async fn answer_all(mut stream: TcpStream, received: Arc<Received>) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let mut bytes = Vec::new();
     loop {
@@ -68,7 +110,7 @@ async fn answer_all(mut stream: TcpStream, count: watch::Sender<(usize, Instant)
                 break;
             }
         }
-        count.send_modify(|(count, at)| (*count, *at) = (*count + 1, Instant::now()));
+        received.one();
         stream.write_all(ANSWER).await?;
     }
 }

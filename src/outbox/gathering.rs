@@ -45,7 +45,8 @@ impl<T, R> Gathering<T, R> {
         group.retain(|(_, caller)| !caller.is_closed());
         if !group.is_empty() {
             let (calls, callers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-            for (caller, answer) in callers.into_iter().zip(carry_out(calls).await) {
+            // Boxed: most callers never carry anything out, and would all have room for it.
+            for (caller, answer) in callers.into_iter().zip(Box::pin(carry_out(calls)).await) {
                 // Who has given up finds out by other means.
                 drop(caller.send(answer));
             }

@@ -92,7 +92,7 @@ impl Outbox {
         if let Some(known) = self.reading.join(asked.clone(), together).await.flatten() {
             return Ok(known);
         }
-        let alone = self.known_of_all(std::slice::from_ref(&asked)).await?.pop();
+        let alone = Box::pin(self.known_of_all(std::slice::from_ref(&asked))).await?.pop();
         Ok(alone.unwrap_or_default())
     }
 

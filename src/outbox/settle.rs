@@ -148,7 +148,7 @@ impl Outbox {
         match self.settling.join(call.clone(), together).await.flatten() {
             Some(settled @ (Settled::Done | Settled::StillWaiting)) => Ok(settled),
             // Lost, or held by somebody at that moment.
-            Some(Settled::LeaseLost) | None => self.settle_alone(&call).await,
+            Some(Settled::LeaseLost) | None => Box::pin(self.settle_alone(&call)).await,
         }
     }
 

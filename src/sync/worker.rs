@@ -1,6 +1,7 @@
 //! The worker: claims customers as long as there is work, leave and room, and syncs each in a task of its own.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -188,7 +189,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             // The semaphores are never closed.
             let Ok(places) = places else { return };
             // Registered before looking, so that no signal is missed.
-            let mut woken = std::pin::pin!(self.wake.woken());
+            let mut woken = pin!(self.wake.woken());
             woken.as_mut().enable();
             let wait = match self.claim(target, places.count()).await {
                 Ok(claims) if !claims.customers.is_empty() => {
@@ -362,8 +363,12 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(error) => return Err(Interrupted::Store(error)),
         };
         let mut record = Record::default();
-        let syncing = sync_customer(&self.rules, shop, claimed, &known, requests, &mut record);
-        match AssertUnwindSafe(syncing).catch_unwind().await {
+        let outcome = {
+            // Pinned where it is, else there would be room for it twice.
+            let syncing = pin!(sync_customer(&self.rules, shop, claimed, &known, requests, &mut record));
+            AssertUnwindSafe(syncing).catch_unwind().await
+        };
+        match outcome {
             Ok(outcome) => outcome,
             Err(_panic) => {
                 tracing::error!(source = %claimed.source, "syncing a customer panicked: its events fail");
