@@ -59,13 +59,14 @@ impl BareProcess {
         Ok((process, addr))
     }
 
-    /// Starts one that sends all events that the service has stored, from tables of its own.
-    pub(crate) async fn worker(
-        flexportal: SocketAddr,
-        database_url: &SecretString,
-        pool: &PgPool,
-    ) -> anyhow::Result<Self> {
+    /// Copies all events that the service has stored to tables of their own, as if none of them were sent.
+    pub(crate) async fn prepare_worker(pool: &PgPool) -> anyhow::Result<()> {
         pool.execute(worker::TABLES).await?;
+        Ok(())
+    }
+
+    /// Starts one that sends all of them.
+    pub(crate) fn worker(flexportal: SocketAddr, database_url: &SecretString) -> anyhow::Result<Self> {
         Self::start("--bare-worker", &flexportal.to_string(), database_url)
     }
 

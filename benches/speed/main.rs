@@ -200,12 +200,12 @@ impl Speed {
 
     async fn on(&self, postgres: &FoundPostgres) -> anyhow::Result<()> {
         let scale = if self.smoke { &SMOKE } else { &FULL };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         println!(
-            "flexportal-sync {} ({} build), {}, {cores} cores",
+            "flexportal-sync {} ({} build), {}, {}",
             env!("CARGO_PKG_VERSION"),
             if cfg!(debug_assertions) { "dev" } else { "release" },
             postgres.describe(),
+            cores::machine(),
         );
         let all: &[_] = if self.smoke {
             &[What::Intake, What::Drain, What::Idle, What::Growth, What::Soak]
@@ -264,7 +264,7 @@ impl Bench<'_> {
         let mut accepted = self.count("select count(*) from deliveries").await?;
         for connections in self.scale.connections {
             checkpoint(&self.pool).await?;
-            let yardstick = self.pgbench(payload).await?;
+            let yardstick = self.pgbench(payload, self.scale.clients).await?;
             let load = Load { connections: *connections, lasts: self.scale.lasts, rate: None };
             checkpoint(&self.pool).await?;
             let before = Cores::now(server.id())?;
@@ -289,7 +289,9 @@ impl Bench<'_> {
             );
             writeln!(shares, "| {connections} | flexportal-sync | {each} |\n| | bare | {each_of_bare} |")?;
         }
-        println!("\ntime of all cores, in µs for each webhook\n\n{}{shares}", Shares::head("connections"));
+        let fewest = &self.scale.connections[..1];
+        println!("\npgbench with {} clients: {:.0}/s", fewest[0], self.pgbench(payload, fewest).await?);
+        print!("\ntime of all cores, in µs for each webhook\n\n{}{shares}", Shares::head("connections"));
         let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / 2.0) };
         checkpoint(&self.pool).await?;
         let calm = load.put(server.addr(), &webhooks).await?;
@@ -317,7 +319,7 @@ impl Bench<'_> {
         Load::once(&intake, &webhooks).await?;
         drop(intake);
         let after_intake = self.wal().await?;
-        let yardstick = self.pgbench(payload).await?;
+        let yardstick = self.pgbench(payload, self.scale.clients).await?;
         let before_drain = self.wal().await?;
         let stub = Stub::start().await?;
         let began = Instant::now();
@@ -336,10 +338,11 @@ impl Bench<'_> {
         ensure!((synced, made, linked) == (expected, expected, expected), "{synced}, {made}, {linked} of {expected}");
         let memory = worker.peak_memory_bytes()? / 1024 / 1024;
         drop(worker);
-        let (bare_rate, shares_of_bare) = self.drain_barely(events).await?;
+        BareProcess::prepare_worker(&self.pool).await?;
         let before_removal = self.wal().await?;
         self.remove(events).await?;
         let after_removal = self.wal().await?;
+        let (bare_rate, shares_of_bare) = self.drain_barely(events).await?;
         let rate = per_second(events, took);
         println!(
             "\ndrain: {events} events of {} bytes, each of a customer of its own, {IN_FLIGHT} in flight\n",
@@ -353,8 +356,11 @@ impl Bench<'_> {
             milliseconds(first.duration_since(began)),
             bare_rate / yardstick,
         );
-        println!("\ntime of all cores, in µs for each event\n\n{}", Shares::head("events"));
-        println!("| {events} | flexportal-sync | {shares} |\n| | bare | {shares_of_bare} |");
+        println!(
+            "\ntime of all cores, in µs for each event\n\n{}\
+                  | {events} | flexportal-sync | {shares} |\n| | bare | {shares_of_bare} |",
+            Shares::head("events")
+        );
         let each = |from: f64, to: f64| (to - from) / count(events);
         println!(
             "\nWAL per event: {:.0} bytes at intake, {:.0} in the drain, {:.0} together; {:.0} more when it is removed \
@@ -370,8 +376,9 @@ impl Bench<'_> {
 
     /// The same events, sent by the least that does; how many a second, and what each took.
     async fn drain_barely(&self, events: usize) -> anyhow::Result<(f64, Shares)> {
+        checkpoint(&self.pool).await?;
         let stub = Stub::start().await?;
-        let worker = BareProcess::worker(stub.addr(), &self.url, &self.pool).await?;
+        let worker = BareProcess::worker(stub.addr(), &self.url)?;
         let first = stub.wait_for(1).await?;
         let cores = Cores::now(worker.id())?;
         stub.wait_for(events).await?;
@@ -410,7 +417,7 @@ impl Bench<'_> {
     }
 
     /// One-row commits per second, the best of several numbers of clients.
-    async fn pgbench(&self, payload: &str) -> anyhow::Result<f64> {
+    async fn pgbench(&self, payload: &str, clients: &[usize]) -> anyhow::Result<f64> {
         sqlx::raw_sql(
             "drop table if exists yardstick; create table yardstick (key bigint primary key, payload json not null)",
         )
@@ -424,7 +431,7 @@ impl Bench<'_> {
             "\\set key random(1, 9000000000000000000)\ninsert into yardstick (key, payload) values (:key, :payload);\n",
         )?;
         let mut best = 0.0_f64;
-        for clients in self.scale.clients {
+        for clients in clients {
             let mut command = Command::new(&program);
             let seconds = (self.scale.lasts / 2).as_secs().max(1);
             command

@@ -32,7 +32,9 @@ const DATABASE_DELAY: Duration = Duration::from_secs(1);
 const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
 /// Customers in hand for each request in flight, at most: while one is answered, others are claimed, read and written
 /// down.
-const IN_HAND: usize = 4;
+const IN_HAND: usize = 8;
+/// Where they are claimed ahead, so many for each request in flight at once: the more, the fewer trips.
+const CLAIMED_AHEAD: usize = 2;
 /// Between two attempts to write a result down.
 const SETTLE_DELAY: Duration = Duration::from_millis(500);
 /// A sync that needs several requests may begin them for this long after SIGTERM.
@@ -231,8 +233,8 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
     /// that it is worth its trip to the database.
     async fn places(&self, target: &TargetLine<A>) -> Result<Places, AcquireError> {
         if target.budget.is_none() && target.answers_at_once() {
-            let one_each = u32::try_from(self.max_concurrency).unwrap_or(u32::MAX);
-            let mut room = self.room.clone().acquire_many_owned(one_each).await?;
+            let ahead = u32::try_from(self.max_concurrency * CLAIMED_AHEAD).unwrap_or(u32::MAX);
+            let mut room = self.room.clone().acquire_many_owned(ahead).await?;
             while let Ok(more) = self.room.clone().try_acquire_owned() {
                 room.merge(more);
             }

@@ -36,8 +36,7 @@ pub(super) const TABLES: &str = "
     create table bare_links (customer text primary key, event_id uuid not null, synced_at timestamptz not null);
     insert into bare_events select id, shop_customer_id, payload from deliveries;
     insert into bare_queue select shop_customer_id, id, now() from deliveries;
-    analyze bare_events, bare_queue;
-    checkpoint";
+    analyze bare_events, bare_queue";
 
 #[derive(Deserialize)]
 struct Event<'a> {
