@@ -14,9 +14,9 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Executor, PgPool};
 use tokio::net::TcpStream;
 
-/// What a bare process is for.
+/// What this process is to be, if it is a bare one.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Bare {
+pub(crate) struct BareRole {
     /// To take webhooks, at this address
     #[arg(long, hide = true)]
     bare_intake: Option<SocketAddr>,
@@ -25,7 +25,7 @@ pub(crate) struct Bare {
     bare_worker: Option<SocketAddr>,
 }
 
-impl Bare {
+impl BareRole {
     /// Is one, until it is killed; `false` if it is not to be one.
     pub(crate) async fn run(self, database_url: Option<&SecretString>) -> anyhow::Result<bool> {
         let database_url = || database_url.context("no database");

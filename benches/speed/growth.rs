@@ -183,7 +183,10 @@ impl Growth {
             }
         }
         stub.wait_for(sent).await?;
+        let mut left = 600;
         while database.count("select count(*) from waiting_customers").await? > 0 {
+            left -= 1;
+            ensure!(left > 0, "not all of {sent} events are synced");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(sent)
@@ -241,8 +244,12 @@ impl Growth {
         }
         let ready_in = worker.ready_in();
         drop(worker);
-        let synced = database.count_since(synced, last).await? - synced_before;
-        let made = database.count_since(made, last).await? - made_before;
+        // At one moment: what the worker said last may be written after its end.
+        let at_once = "select synced, made
+                       from (select count(*) as synced from event_states where event_id > $1 and status = 'synced') as synced,
+                            (select count(*) as made from sync_attempts where event_id > $1 and http_status = 200) as made";
+        let (synced_now, made_now): (i64, i64) = sqlx::query_as(at_once).bind(last).fetch_one(&database.pool).await?;
+        let (synced, made) = (synced_now - synced_before, made_now - made_before);
         ensure!(made == synced, "{made} requests were recorded of {synced}");
         // By the books, which tell it to the millisecond without being looked at all the time.
         let took = sqlx::query_scalar(

@@ -73,7 +73,7 @@ impl Load {
     }
 }
 
-/// A connection to the service.
+/// A connection to whoever takes webhooks.
 pub(crate) struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
@@ -82,7 +82,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(addr: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(addr).await.context("the service does not take a connection")?;
+        let stream = TcpStream::connect(addr).await.context("no connection is taken")?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, request: Vec::new(), answer: Vec::new() })
     }
@@ -94,7 +94,7 @@ impl Connection {
         self.answer.clear();
         loop {
             if self.stream.read_buf(&mut self.answer).await? == 0 {
-                bail!("the service closed the connection");
+                bail!("the connection was closed");
             }
             if let Some(length) = length_of_message(&self.answer)?
                 && self.answer.len() >= length

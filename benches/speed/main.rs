@@ -8,7 +8,7 @@
 //! soak     load ─▶ serve ─▶ PUTs, for long: is the memory flat; only if asked for, since it takes long
 //! peers    the drain, and beside it those of other job queues; only if asked for, since it needs npm
 //! yardstick: pgbench, one row of the same payload and a unique key per transaction, sent by the client
-//! bare     load ─▶ the least that takes webhooks ─▶ Postgres, beside the intake: how much room there is
+//! bare     the same as the intake and the drain, by the least that does it, beside them: how much room there is
 //! ```
 //!
 //! The service is the real binary in a process of its own, Postgres waits for its disk, and all share the machine's
@@ -46,7 +46,7 @@ mod soak;
 mod stub;
 mod webhooks;
 
-use bare::{Bare, BareProcess};
+use bare::{BareProcess, BareRole};
 use cores::{Cores, Shares};
 use growth::Situation;
 use load::Load;
@@ -81,7 +81,7 @@ struct Speed {
     #[arg(long, value_delimiter = ',')]
     situations: Vec<Situation>,
     #[command(flatten)]
-    bare: Bare,
+    bare: BareRole,
     /// What `cargo bench` adds
     #[arg(long = "bench", hide = true)]
     _is_bench: bool,
@@ -92,7 +92,7 @@ struct Speed {
 enum What {
     /// Accepted and committed webhooks per second
     Intake,
-    /// Events per second from the database to the PUT and into the books; WAL over their whole life
+    /// Events per second from the database to the PUT and into the books; WAL until then, and when they are removed
     Drain,
     /// From the webhook to its PUT, while nothing else happens
     Idle,
@@ -162,7 +162,7 @@ const SMOKE: Scale = Scale {
 };
 
 /// Requests in flight of the worker.
-const IN_FLIGHT: &str = "64";
+const IN_FLIGHT: usize = 64;
 /// Bodies of the drain, of the soak, and of the way from webhook to PUT are padded to this size.
 const DRAINED_BODY_BYTES: usize = 1_500;
 
@@ -256,28 +256,30 @@ impl Bench<'_> {
         let payload = webhooks.first().context("no webhooks")?.body();
         let server = Server::start(Role::Intake, &self.url, None).await?;
         // The first connections and pages are nobody's measure.
-        Load { connections: 8, lasts: self.scale.lasts / 4, rate: None }.put(server.addr(), &webhooks).await?;
+        let first = Load { connections: 8, lasts: self.scale.lasts / 4, rate: None };
+        first.put(server.addr(), &webhooks).await?;
         println!("\nintake: {} bytes of payload\n", payload.len());
-        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 | bare | of pgbench |");
-        println!("|------------:|-----------:|----------:|------:|----:|----:|-----:|-----------:|");
+        println!("| connections | webhooks/s | pgbench/s | ratio | p50 | p99 | bare/s | its ratio |");
+        println!("|------------:|-----------:|----------:|------:|----:|----:|-------:|----------:|");
         let (mut highest, mut shares) = (0.0_f64, String::new());
-        let mut accepted = self.count("select count(*) from deliveries").await?;
         for connections in self.scale.connections {
-            checkpoint(&self.pool).await?;
             let yardstick = self.pgbench(payload, self.scale.clients).await?;
             let load = Load { connections: *connections, lasts: self.scale.lasts, rate: None };
-            checkpoint(&self.pool).await?;
+            self.empty().await?;
             let before = Cores::now(server.id())?;
             let measured = load.put(server.addr(), &webhooks).await?;
             let each = before.each(measured.count())?;
+            self.are_stored(measured.count()).await?;
             let (bare, addr) = BareProcess::intake(&self.url, &self.pool).await?;
-            checkpoint(&self.pool).await?;
+            first.put(&addr, &webhooks).await?;
+            sqlx::raw_sql("truncate bare_deliveries; checkpoint").execute(&self.pool).await?;
             let before = Cores::now(bare.id())?;
             let least = load.put(&addr, &webhooks).await?;
             let each_of_bare = before.each(least.count())?;
             drop(bare);
+            let stored = self.count("select count(*) from bare_deliveries").await?;
+            ensure!(stored == i64::try_from(least.count())?, "{} were accepted, {stored} are stored", least.count());
             highest = highest.max(measured.rate());
-            accepted += i64::try_from(measured.count())?;
             println!(
                 "| {connections} | {:.0} | {yardstick:.0} | {:.2} | {} | {} | {:.0} | {:.2} |",
                 measured.rate(),
@@ -292,19 +294,31 @@ impl Bench<'_> {
         let fewest = &self.scale.connections[..1];
         println!("\npgbench with {} clients: {:.0}/s", fewest[0], self.pgbench(payload, fewest).await?);
         print!("\ntime of all cores, in µs for each webhook\n\n{}{shares}", Shares::head("connections"));
-        let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / 2.0) };
-        checkpoint(&self.pool).await?;
-        let calm = load.put(server.addr(), &webhooks).await?;
-        accepted += i64::try_from(calm.count())?;
-        println!(
-            "\nat half of the highest rate ({:.0}/s): p50 {}, p99 {}",
-            calm.rate(),
-            milliseconds(calm.percentile(0.5)),
-            milliseconds(calm.percentile(0.99)),
-        );
+        for (part, told) in [(2.0, "half"), (4.0, "a quarter")] {
+            let load = Load { connections: 64, lasts: self.scale.lasts, rate: Some(highest / part) };
+            self.empty().await?;
+            let calm = load.put(server.addr(), &webhooks).await?;
+            self.are_stored(calm.count()).await?;
+            println!(
+                "\nat {told} of the highest rate ({:.0}/s): p50 {}, p99 {}",
+                calm.rate(),
+                milliseconds(calm.percentile(0.5)),
+                milliseconds(calm.percentile(0.99)),
+            );
+        }
         println!("memory of the service at most: {} MiB", server.peak_memory_bytes()? / 1024 / 1024);
+        Ok(())
+    }
+
+    /// Tables without a row, as those of the yardstick: growth is measured elsewhere.
+    async fn empty(&self) -> anyhow::Result<()> {
+        sqlx::raw_sql("truncate deliveries, waiting_customers").execute(&self.pool).await?;
+        checkpoint(&self.pool).await
+    }
+
+    async fn are_stored(&self, accepted: usize) -> anyhow::Result<()> {
         let stored = self.count("select count(*) from deliveries").await?;
-        ensure!(stored == accepted, "{accepted} were accepted, {stored} are stored");
+        ensure!(stored == i64::try_from(accepted)?, "{accepted} were accepted, {stored} are stored");
         Ok(())
     }
 
@@ -316,10 +330,11 @@ impl Bench<'_> {
         let before = self.wal().await?;
         let intake = Server::start(Role::Intake, &self.url, None).await?;
         let after_migrations = self.wal().await?;
+        let yardstick = self.pgbench(payload, self.scale.clients).await?;
+        checkpoint(&self.pool).await?;
+        let before_intake = self.wal().await?;
         Load::once(&intake, &webhooks).await?;
         drop(intake);
-        let after_intake = self.wal().await?;
-        let yardstick = self.pgbench(payload, self.scale.clients).await?;
         let before_drain = self.wal().await?;
         let stub = Stub::start().await?;
         let began = Instant::now();
@@ -338,18 +353,19 @@ impl Bench<'_> {
         ensure!((synced, made, linked) == (expected, expected, expected), "{synced}, {made}, {linked} of {expected}");
         let memory = worker.peak_memory_bytes()? / 1024 / 1024;
         drop(worker);
-        BareProcess::prepare_worker(&self.pool).await?;
+        let (bare_rate, shares_of_bare) = self.drain_barely(events).await?;
+        // Weeks later, each page is logged as a whole when it is first changed.
+        checkpoint(&self.pool).await?;
         let before_removal = self.wal().await?;
         self.remove(events).await?;
         let after_removal = self.wal().await?;
-        let (bare_rate, shares_of_bare) = self.drain_barely(events).await?;
         let rate = per_second(events, took);
         println!(
             "\ndrain: {events} events of {} bytes, each of a customer of its own, {IN_FLIGHT} in flight\n",
             payload.len()
         );
-        println!("| events/s | pgbench/s | ratio | from start to first PUT | memory at most | bare | of pgbench |");
-        println!("|---------:|----------:|------:|------------------------:|---------------:|-----:|-----------:|");
+        println!("| events/s | pgbench/s | ratio | from start to first PUT | memory at most | bare/s | its ratio |");
+        println!("|---------:|----------:|------:|------------------------:|---------------:|-------:|----------:|");
         println!(
             "| {rate:.0} | {yardstick:.0} | {:.2} | {} | {memory} MiB | {bare_rate:.0} | {:.2} |",
             rate / yardstick,
@@ -364,10 +380,10 @@ impl Bench<'_> {
         let each = |from: f64, to: f64| (to - from) / count(events);
         println!(
             "\nWAL per event: {:.0} bytes at intake, {:.0} in the drain, {:.0} together; {:.0} more when it is removed \
-             (migrations: {:.0} KB apart)",
-            each(after_migrations, after_intake),
+             and vacuumed (migrations: {:.0} KB apart)",
+            each(before_intake, before_drain),
             each(before_drain, after_drain),
-            each(after_migrations, after_intake) + each(before_drain, after_drain),
+            each(before_intake, after_drain),
             each(before_removal, after_removal),
             (after_migrations - before) / 1e3,
         );
@@ -377,14 +393,13 @@ impl Bench<'_> {
     /// The same events, sent by the least that does; how many a second, and what each took.
     async fn drain_barely(&self, events: usize) -> anyhow::Result<(f64, Shares)> {
         checkpoint(&self.pool).await?;
+        BareProcess::prepare_worker(&self.pool).await?;
         let stub = Stub::start().await?;
         let worker = BareProcess::worker(stub.addr(), &self.url)?;
         let first = stub.wait_for(1).await?;
         let cores = Cores::now(worker.id())?;
         stub.wait_for(events).await?;
-        while self.count("select count(*) from bare_queue").await? > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.becomes_empty("select count(*) from bare_queue").await?;
         let (took, shares) = (first.elapsed(), cores.each(events)?);
         let kept = self.count(
             "select least(states, attempts, links)
@@ -418,11 +433,6 @@ impl Bench<'_> {
 
     /// One-row commits per second, the best of several numbers of clients.
     async fn pgbench(&self, payload: &str, clients: &[usize]) -> anyhow::Result<f64> {
-        sqlx::raw_sql(
-            "drop table if exists yardstick; create table yardstick (key bigint primary key, payload json not null)",
-        )
-        .execute(&self.pool)
-        .await?;
         let program = pgbench_program()?;
         let folder = tempfile::tempdir().context("no folder for pgbench")?;
         let script = folder.path().join("insert.sql");
@@ -432,6 +442,10 @@ impl Bench<'_> {
         )?;
         let mut best = 0.0_f64;
         for clients in clients {
+            let empty = "drop table if exists yardstick;
+                         create table yardstick (key bigint primary key, payload json not null)";
+            sqlx::raw_sql(empty).execute(&self.pool).await?;
+            checkpoint(&self.pool).await?;
             let mut command = Command::new(&program);
             let seconds = (self.scale.lasts / 2).as_secs().max(1);
             command
@@ -455,7 +469,14 @@ impl Bench<'_> {
 
     /// Waits until nobody has work any more: a worker that ended before would keep its customers for as long as its lease.
     async fn all_are_settled(&self) -> anyhow::Result<()> {
-        while self.count("select count(*) from waiting_customers").await? > 0 {
+        self.becomes_empty("select count(*) from waiting_customers").await
+    }
+
+    /// Waits until a count is 0, for a minute at most.
+    async fn becomes_empty(&self, count: &'static str) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self.count(count).await? > 0 {
+            ensure!(began.elapsed() < Duration::from_mins(1), "`{count}` does not become 0");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())

@@ -66,7 +66,7 @@ impl Server {
                 .env("FLEXPORTAL_TENANT_ID", "tenant")
                 .env("FLEXPORTAL_BASE_URL", format!("http://{flexportal}"))
                 .env("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "0")
-                .env("FLEXPORTAL_MAX_CONCURRENCY", IN_FLIGHT);
+                .env("FLEXPORTAL_MAX_CONCURRENCY", IN_FLIGHT.to_string());
         }
         let began = Instant::now();
         let child = command.spawn().context("the service does not start")?;

@@ -35,7 +35,9 @@ struct Received {
 struct SoFar {
     count: usize,
     last_at: Option<Instant>,
-    awaited: usize,
+    awaited: Option<usize>,
+    /// When the one that is waited for came, or was found to have come.
+    awaited_at: Option<Instant>,
 }
 
 impl Stub {
@@ -62,20 +64,15 @@ impl Stub {
         self.received.so_far().count
     }
 
-    /// Waits until so many requests came in all, and says when the last of them did.
+    /// Waits until so many requests came in all, and says when the last of them did, or one after it if that was before.
     pub(crate) async fn wait_for(&self, requests: usize) -> anyhow::Result<Instant> {
         let received = async {
             loop {
                 let is_enough = self.received.is_enough.notified();
-                let so_far = {
-                    let mut so_far = self.received.so_far();
-                    so_far.awaited = requests;
-                    *so_far
-                };
-                match so_far.last_at {
-                    Some(last_at) if so_far.count >= requests => return last_at,
-                    _ => is_enough.await,
+                if let Some(at) = self.received.so_far().when(requests) {
+                    return at;
                 }
+                is_enough.await;
             }
         };
         tokio::time::timeout(PATIENCE, received).await.context("the requests do not come")
@@ -91,9 +88,21 @@ impl Received {
         let mut so_far = self.so_far();
         so_far.count += 1;
         so_far.last_at = Some(Instant::now());
-        if so_far.count == so_far.awaited {
+        if so_far.awaited == Some(so_far.count) {
+            so_far.awaited_at = so_far.last_at;
             self.is_enough.notify_one();
         }
+    }
+}
+
+impl SoFar {
+    /// When so many had come; from now on it is that many that are waited for.
+    fn when(&mut self, requests: usize) -> Option<Instant> {
+        if self.awaited != Some(requests) {
+            self.awaited = Some(requests);
+            self.awaited_at = (self.count >= requests).then(|| self.last_at.unwrap_or_else(Instant::now));
+        }
+        self.awaited_at
     }
 }
 

@@ -26,26 +26,33 @@ pub(super) async fn close(
     }
     sqlx::query!(
         r#"
-        update event_states state
-        set status = 'superseded',
-            superseded_by = newer.successor,
-            finished_at = coalesce($5::timestamptz, clock_timestamp())
-        from (
-            select event_id, successor
+        with given_up as materialized (
+            select newer.*, state.at
             from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[]) as newer (
                 source, shop_customer_id, event_id, successor
             )
-            order by source, shop_customer_id, event_id
-        ) as newer
-        cross join lateral (                     -- one by one, by the index: see LIVE
-            select ctid as at
-            from event_states
-            where event_states.event_id = newer.event_id
-            offset 0
-        ) as given_up
-        where state.ctid = given_up.at
-          and state.status in ('failed', 'unmatched')
-          and state.finished_at is not null      -- unless a person set it back or closed it meanwhile
+            cross join lateral (                 -- one by one, by the index: see LIVE
+                select ctid as at
+                from event_states
+                where event_states.event_id = newer.event_id
+                offset 0
+            ) as state
+        ),
+        held as materialized (                   -- locked after they are sorted, whatever the plan
+            select state.ctid as at, given_up.successor
+            from given_up
+            join event_states state on state.ctid = given_up.at
+            where state.status in ('failed', 'unmatched')
+              and state.finished_at is not null  -- unless a person set it back or closed it meanwhile
+            order by given_up.source, given_up.shop_customer_id, given_up.event_id
+            for update of state
+        )
+        update event_states state
+        set status = 'superseded',
+            superseded_by = held.successor,
+            finished_at = coalesce($5::timestamptz, clock_timestamp())
+        from held
+        where state.ctid = held.at
         "#,
         &rows.iter().map(|row| row.0).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.1).collect::<Vec<_>>() as _,

@@ -33,8 +33,9 @@ const UNCONFIGURED_DELAY: Duration = Duration::from_mins(1);
 /// Customers in hand for each request in flight, at most: while one is answered, others are claimed, read and written
 /// down.
 const IN_HAND: usize = 8;
-/// Where they are claimed ahead, so many for each request in flight at once: the more, the fewer trips.
-const CLAIMED_AHEAD: usize = 2;
+/// Where they are claimed ahead, a claim waits until it has places for so many for each request in flight: it is to be
+/// worth its trip.
+const LEAST_CLAIMED: usize = 2;
 /// Between two attempts to write a result down.
 const SETTLE_DELAY: Duration = Duration::from_millis(500);
 /// A sync that needs several requests may begin them for this long after SIGTERM.
@@ -230,11 +231,11 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
     /// As a rule nobody is claimed without a lane: leave for a request is good for a moment only, others may have time for
     /// whom we do not, and a live change that comes next goes before a replay. Where FlexPortal answers within
     /// milliseconds and has no limit, those claimed ahead wait for milliseconds, too; then a claim is made for many at once, so
-    /// that it is worth its trip to the database.
+    /// that it is worth its trip to the database. Not so beside another target, whose requests would wait behind all of them.
     async fn places(&self, target: &TargetLine<A>) -> Result<Places, AcquireError> {
-        if target.budget.is_none() && target.answers_at_once() {
-            let ahead = u32::try_from(self.max_concurrency * CLAIMED_AHEAD).unwrap_or(u32::MAX);
-            let mut room = self.room.clone().acquire_many_owned(ahead).await?;
+        if self.targets.len() == 1 && target.budget.is_none() && target.answers_at_once() {
+            let least = u32::try_from(self.max_concurrency * LEAST_CLAIMED).unwrap_or(u32::MAX);
+            let mut room = self.room.clone().acquire_many_owned(least).await?;
             while let Ok(more) = self.room.clone().try_acquire_owned() {
                 room.merge(more);
             }

@@ -87,8 +87,7 @@ async fn commit_groups(mut connection: PgConnection, mut line: mpsc::Receiver<De
         let ids: Vec<_> = group.iter().map(|delivery| delivery.id.as_str()).collect();
         let payloads: Vec<_> = group.iter().map(|delivery| delivery.payload.as_str()).collect();
         let insert = "insert into bare_deliveries (id, payload)
-                      select id, payload::json from unnest($1::text[], $2::text[]) as delivery (id, payload)
-                      on conflict do nothing";
+                      select id, payload::json from unnest($1::text[], $2::text[]) as delivery (id, payload)";
         let stored = sqlx::query(insert).bind(ids).bind(payloads).execute(&mut connection).await;
         for delivery in group.drain(..) {
             if stored.is_ok() {

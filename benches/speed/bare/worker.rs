@@ -17,16 +17,19 @@ use sqlx::postgres::PgConnection;
 use sqlx::types::Uuid;
 use tokio::sync::{Semaphore, mpsc};
 
-/// As many as the service's.
-const IN_FLIGHT: usize = 64;
-const IN_HAND: usize = 4 * IN_FLIGHT;
+use super::super::IN_FLIGHT;
+
+/// As the service has it (`src/sync/worker.rs`).
+const IN_HAND: usize = 8 * IN_FLIGHT;
+const LEAST_CLAIMED: usize = 2 * IN_FLIGHT;
 
 /// The events that the service has stored, all of them waiting.
 pub(super) const TABLES: &str = "
-    create table bare_events (id uuid primary key, customer text not null, payload json not null);
+    create table bare_events (id uuid primary key, customer text not null, payload json not null)
+        with (autovacuum_enabled = false);
     create table bare_queue (
         customer text primary key, event_id uuid not null, due_at timestamptz not null, lease_id uuid
-    ) with (fillfactor = 50);
+    ) with (fillfactor = 50, autovacuum_enabled = false);
     create index on bare_queue (due_at);
     create table bare_states (event_id uuid primary key, status text not null, finished_at timestamptz not null);
     create table bare_attempts (
@@ -69,7 +72,7 @@ pub(super) async fn drain(flexportal: SocketAddr, database_url: &SecretString) -
     let room = Arc::new(Semaphore::new(IN_HAND));
     let lanes = Arc::new(Semaphore::new(IN_FLIGHT));
     loop {
-        let mut places = room.clone().acquire_many_owned(u32::try_from(IN_FLIGHT)?).await?;
+        let mut places = room.clone().acquire_many_owned(u32::try_from(LEAST_CLAIMED)?).await?;
         while let Ok(more) = room.clone().try_acquire_owned() {
             places.merge(more);
         }
