@@ -4,10 +4,11 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing::Dispatch;
+use tracing_subscriber::filter::{FilterExt, FilterFn, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::config::LogFormat;
 
@@ -25,13 +26,41 @@ pub fn start(format: Option<LogFormat>, filter: Option<&str>, traces: Option<&Tr
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
-    // Log lines say all they have to say themselves; and spans that nobody takes cost nothing.
-    let logs = logs.with_filter(filter.and(filter_fn(|metadata| !metadata.is_span())));
+    let logs = logs.with_filter(filter.and(no_spans()));
     // The default hook would write the panic's message as plain text, and a message may quote what it was about.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "a panic: please report it");
     }));
     // Fails only if a subscriber is there already.
-    let _ = tracing_subscriber::registry().with(logs).with(traces.map(Traces::layer)).try_init();
+    let _ = dispatch(logs, traces).try_init();
+}
+
+/// Log lines say all they have to say themselves; and spans that nobody takes cost nothing.
+fn no_spans() -> FilterFn {
+    filter_fn(|metadata| !metadata.is_span())
+}
+
+/// Logs, and traces if there are any. No layer in their place: one that is `None` takes an interest in every span, and has
+/// each made, entered and closed.
+fn dispatch(logs: impl Layer<Registry> + Send + Sync, traces: Option<&Traces>) -> Dispatch {
+    let logs = tracing_subscriber::registry().with(logs);
+    match traces {
+        Some(traces) => Dispatch::new(logs.with(traces.layer())),
+        None => Dispatch::new(logs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_traces_no_span_is_made() {
+        let logs = fmt::layer().with_writer(std::io::sink).with_filter(EnvFilter::new("info").and(no_spans()));
+        tracing::dispatcher::with_default(&dispatch(logs, None), || {
+            assert!(tracing::info_span!("webhook").is_disabled());
+            assert!(tracing::enabled!(tracing::Level::INFO), "lines are written");
+        });
+    }
 }

@@ -26,26 +26,24 @@ pub(super) async fn close(
     }
     sqlx::query!(
         r#"
-        with given_up as materialized (
-            select newer.*, state.at
-            from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[]) as newer (
-                source, shop_customer_id, event_id, successor
-            )
-            cross join lateral (                 -- one by one, by the index: see LIVE
-                select ctid as at
+        with held as materialized (
+            select given_up.at, newer.successor
+            from (
+                select *
+                from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[]) as newer (
+                    source, shop_customer_id, event_id, successor
+                )
+                order by source, shop_customer_id, event_id
+            ) as newer
+            cross join lateral (                 -- locked one by one, in that order, by the index (see LIVE)
+                select ctid as at, status, finished_at
                 from event_states
                 where event_states.event_id = newer.event_id
                 offset 0
-            ) as state
-        ),
-        held as materialized (                   -- locked after they are sorted, whatever the plan
-            select state.ctid as at, given_up.successor
-            from given_up
-            join event_states state on state.ctid = given_up.at
-            where state.status in ('failed', 'unmatched')
-              and state.finished_at is not null  -- unless a person set it back or closed it meanwhile
-            order by given_up.source, given_up.shop_customer_id, given_up.event_id
-            for update of state
+                for update
+            ) as given_up
+            where given_up.status in ('failed', 'unmatched')
+              and given_up.finished_at is not null           -- unless a person set it back or closed it meanwhile
         )
         update event_states state
         set status = 'superseded',
