@@ -1,9 +1,10 @@
 -- One index of requests instead of two: each was written for every request, and nobody looks for one by its number alone
 -- (benches/README.md).
 --
--- The index is built anew, half a second for a million requests; results are written down afterwards, webhooks are stored
--- meanwhile. Where somebody holds the table, this gives up, to be started again: all results would wait behind it.
+-- The index is built anew, half a second for a million requests; results are written down afterwards. Where somebody holds
+-- the table, this gives up, to be started again: all results would wait behind it.
 set local lock_timeout = '2s';
+lock table sync_attempts in access exclusive mode;      -- at once: what is read now, and written next, would wait for this
 
 create unique index sync_attempts_in_order on sync_attempts (event_id, id);
 alter table sync_attempts

@@ -11,7 +11,8 @@ pub(super) type Overtaken<'a> = (&'a SourceName, &'a ShopCustomerId, &'a [(Event
 /// Closes them; their last error stays, to be read.
 ///
 /// Their rows are locked in the order in which people who close them lock them ([`super::Outbox::apply`]): nobody waits
-/// for somebody who waits for them.
+/// for somebody who waits for them. A row that somebody changes while it is waited for stays as they leave it: whoever
+/// changes one that is given up gives it another word.
 pub(super) async fn close(
     connection: &mut sqlx::PgConnection,
     overtaken: &[Overtaken<'_>],
