@@ -582,13 +582,6 @@ mod tests {
 
         /// A worker's line to its target, and what wakes it.
         fn start(&self, api: &Timed) -> (Arc<TargetLine<Timed>>, Wake) {
-            let rules = Rules {
-                shops: BTreeMap::from([(self.shop.source().name.clone(), self.shop.clone())]),
-                retry: RetryPolicy::default(),
-                unmatched_retry_interval: Duration::from_mins(10),
-                unmatched_max_age: Duration::from_hours(24),
-                dice: Dice::seeded(1),
-            };
             let line = Arc::new(TargetLine {
                 name: self.target.clone(),
                 api: api.clone(),
@@ -598,9 +591,19 @@ mod tests {
                 mood: Mutex::default(),
             });
             let wake = Wake::default();
-            let worker = Worker::from_parts(self.store.clone(), rules, vec![line.clone()], 1, wake.clone());
-            tokio::spawn(worker.run(CancellationToken::new()));
+            tokio::spawn(self.worker(vec![line.clone()], wake.clone()).run(CancellationToken::new()));
             (line, wake)
+        }
+
+        fn worker(&self, lines: Vec<Arc<TargetLine<Timed>>>, wake: Wake) -> Worker<InMemory, Timed> {
+            let rules = Rules {
+                shops: BTreeMap::from([(self.shop.source().name.clone(), self.shop.clone())]),
+                retry: RetryPolicy::default(),
+                unmatched_retry_interval: Duration::from_mins(10),
+                unmatched_max_age: Duration::from_hours(24),
+                dice: Dice::seeded(1),
+            };
+            Worker::from_parts(self.store.clone(), rules, lines, 1, wake)
         }
     }
 
@@ -631,5 +634,24 @@ mod tests {
         wake.wake();
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(idle.answered.load(Ordering::SeqCst), 1, "of a slow one nobody is claimed ahead");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_claimed_ahead_beside_another_target() {
+        let scene = Scene::new();
+        let (line, wake) = scene.start(&Timed::default());
+        scene.deliver(0..1);
+        wake.wake();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(line.answers_at_once());
+        let claims_ahead = async |lines| {
+            let worker = scene.worker(lines, Wake::default());
+            worker.places(&line).await.expect("places").lanes.is_none()
+        };
+        assert!(claims_ahead(vec![line.clone()]).await);
+        assert!(
+            !claims_ahead(vec![line.clone(), line.clone()]).await,
+            "the other's requests would wait behind all of them"
+        );
     }
 }
