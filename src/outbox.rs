@@ -321,7 +321,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Waits for the database no longer than it can take.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] after 5 s from now; the statement may have been carried out nevertheless.
+/// [`StoreError::Unavailable`] 5 s from now; the statement may have been carried out nevertheless.
 pub fn timely<T>(
     statement: impl Future<Output = Result<T, StoreError>>,
 ) -> impl Future<Output = Result<T, StoreError>> {

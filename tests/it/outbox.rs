@@ -338,6 +338,15 @@ async fn what_was_planned_for_nearly_empty_tables_does_not_either() {
 }
 
 async fn reads_little_of_full_tables_with_plans_from_now(app: &App) {
+    // Autovacuum summarises the indexes by time when it likes; the rows that it reads for them would count.
+    for quietly in [
+        "alter table event_states set (autovacuum_enabled = false)",
+        "alter table sync_attempts set (autovacuum_enabled = false)",
+        "alter index event_states_by_time set (autosummarize = off)",
+        "alter index sync_attempts_by_time set (autosummarize = off)",
+    ] {
+        app.db.execute(quietly).await;
+    }
     // Now the database knows how few rows there are; else it would expect ten pages of each. It forgets its plans, too.
     app.db.execute("vacuum (analyze)").await;
     let before = app.count("select count(*) from deliveries").await;
