@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, TimeDelta, Utc};
 use divan::{AllocProfiler, Bencher};
 use flexportal_sync::config::{CountryFormat, ShopKind, Source};
-use flexportal_sync::domain::{Acknowledged, Acknowledgement, EventId, FlexportalCustomerId};
+use flexportal_sync::domain::{Acknowledged, Acknowledgement, EventId, FlexportalCustomerId, OrderKey};
 use flexportal_sync::shops::{Delivery, Received, Shop, Verified};
 use flexportal_sync::sync::fold::{self, ReadEvent};
 use flexportal_sync::sync::translate::{self, Translated, Wishes};
@@ -78,8 +78,7 @@ impl World {
         let wishes = Wishes { send_email: true, ..WISHES };
         let sent = translate::translate(&folded.fields, &Acknowledged::default(), wishes).sent;
         let acknowledged = |hash| Acknowledgement {
-            at,
-            event: EventId::first_at(at),
+            key: OrderKey::at(at, EventId::first_at(at)),
             hash: Some(hash),
             acked: Some(at),
             deactivated: false,
@@ -100,7 +99,7 @@ impl World {
 
     fn read<'a>(&self, delivery: &'a Delivery) -> ReadEvent<'a> {
         let event = self.shop.read(&delivery.topic, &delivery.payload).expect("a change");
-        ReadEvent { id: EventId(Uuid::max()), occurred_at: event.occurred_at.unwrap_or(self.received_at), event }
+        ReadEvent { key: OrderKey::at(event.occurred_at.unwrap_or(self.received_at), EventId(Uuid::max())), event }
     }
 
     fn write(&self, translated: &Translated<'_>) -> String {

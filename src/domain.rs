@@ -9,13 +9,15 @@ pub mod clock;
 mod counted;
 pub mod customer;
 pub mod ids;
+pub mod order;
 pub mod retry;
 pub mod status;
 
 pub use acknowledged::{Acknowledged, Acknowledgement, ValueHash};
-pub use clock::{Clock, Dice, EventIds};
+pub use clock::{Clock, Dice};
 pub(crate) use counted::counted;
 pub use customer::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
 pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopCustomerId, SourceName, TargetName};
+pub use order::OrderKey;
 pub use retry::RetryPolicy;
 pub use status::EventStatus;

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::domain::{Clock, EventIds};
+use crate::domain::Clock;
 use crate::metrics::Metrics;
 use crate::outbox::{Committer, Outbox};
 use crate::shops::Shop;
@@ -36,10 +36,8 @@ pub struct AppState {
     pub metrics: Metrics,
     /// How the whole stands.
     pub standing: Standing,
-    /// Arrival times.
+    /// By which signatures are stale.
     pub clock: Clock,
-    /// Ids of arrivals.
-    pub ids: Arc<EventIds>,
     /// `MAX_BODY_BYTES`.
     pub max_body_bytes: usize,
     /// Room for bodies that are being read, in bytes: nobody has shown yet that they may take any.

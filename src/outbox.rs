@@ -26,6 +26,7 @@ use sqlx::{ConnectOptions, PgConnection};
 use crate::domain::Clock;
 
 mod activity;
+mod arrival;
 mod claim;
 mod committer;
 mod erase;
@@ -128,6 +129,11 @@ impl StoreError {
         error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
     }
 
+    /// Whether somebody else's lock was waited for in vain.
+    pub(crate) fn is_of_lock(&self) -> bool {
+        self.sqlstate().as_deref() == Some("55P03")
+    }
+
     /// Whether the connection is gone, by a restart of the server or something on the way: another one may do.
     pub(crate) fn is_cut(&self) -> bool {
         let (Self::Unavailable(error) | Self::Migrations(MigrateError::ExecuteMigration(error, _))) = self else {
@@ -151,6 +157,19 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// Settings of Postgres that the promise rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `synchronous_commit`: what a commit waits for.
+    pub synchronous_commit: String,
+    /// `transaction_isolation`.
+    pub transaction_isolation: String,
+    /// `statement_timeout`; `0` for none.
+    pub statement_timeout: String,
+    /// `fsync`: whether the server's own commits are on disk at all.
+    pub is_flushed: bool,
+}
+
 /// The database, through one pool.
 #[derive(Debug, Clone)]
 pub struct Outbox {
@@ -171,6 +190,14 @@ impl Outbox {
     /// A text that says what is wrong with the address.
     pub fn new(database_url: &SecretString, max_connections: u32, clock: Clock) -> Result<Self, String> {
         Self::connecting(database_url, max_connections, clock, LIVE)
+    }
+
+    /// The same for storing deliveries.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the address.
+    pub fn for_intake(database_url: &SecretString, max_connections: u32, clock: Clock) -> Result<Self, String> {
+        Self::connecting(database_url, max_connections, clock, INTAKE)
     }
 
     /// The same for what people ask: each question is planned for what it is narrowed down by.
@@ -270,6 +297,27 @@ impl Outbox {
         Ok(is_writable)
     }
 
+    /// What the connections to this database have for settings that the promise rests on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be reached.
+    pub async fn settings(&self) -> Result<Settings, StoreError> {
+        let settings = sqlx::query_as!(
+            Settings,
+            r#"
+            -- settings
+            select
+                current_setting('synchronous_commit') as "synchronous_commit!",
+                current_setting('transaction_isolation') as "transaction_isolation!",
+                current_setting('statement_timeout') as "statement_timeout!",
+                current_setting('fsync') = 'on' as "is_flushed!"
+            "#,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(settings)
+    }
+
     /// The server's version, such as `15.18`.
     ///
     /// # Errors
@@ -290,6 +338,14 @@ impl Outbox {
     }
 }
 
+/// Of every connection, whatever the role or the database has for its own: what we rely on is set by us. Each statement sees
+/// what was committed before it; and a commit is on disk, and on a synchronous standby, before it is told (a stricter
+/// setting stays).
+const ALWAYS: &str = "set default_transaction_isolation = 'read committed'; \
+                      select set_config('synchronous_commit', 'on', false) \
+                      where current_setting('synchronous_commit') <> 'remote_apply'; \
+                      set idle_in_transaction_session_timeout = '30s'; set jit = off; set client_min_messages = error";
+
 /// Nothing here takes long; what does is stuck, and holds what others wait for. A group that meets a row which somebody
 /// holds is done one by one, before we stop waiting for its answer. Compiling a statement of ours takes longer than carrying
 /// it out.
@@ -301,15 +357,20 @@ impl Outbox {
 /// rows are written where they were found (`ctid`) if they are locked, or if whoever changed them meanwhile is right. Where
 /// more than one index would do, an order is asked for that only the right one has, if there is one; and what can only be
 /// written by joining, and is rare, is planned each time (not `persistent`).
-const LIVE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
-                    set client_min_messages = error; set lock_timeout = '2s'; \
+const LIVE: &str = "set statement_timeout = '30s'; set lock_timeout = '2s'; \
                     set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_bitmapscan = off";
 
+/// As [`LIVE`], but for two things. Nobody's delivery waits for a row of the queue that somebody else holds
+/// (`store::QUEUE_LOCK_TIMEOUT`). And no statement is cut off by the server: a commit that waits for a synchronous standby
+/// would end as if it had been there; whoever has waited too long ends the connection, and says 503.
+const INTAKE: &str = "set statement_timeout = 0; set lock_timeout = '100ms'; \
+                      set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_bitmapscan = off";
+
 /// One plan for a filter that is set and one that is not would read everything.
-const FOR_PEOPLE: &str = "set statement_timeout = '30s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; \
-                          set client_min_messages = error; set plan_cache_mode = force_custom_plan";
+const FOR_PEOPLE: &str = "set statement_timeout = '30s'; set plan_cache_mode = force_custom_plan";
 
 async fn set(connection: &mut PgConnection, settings: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(ALWAYS).execute(&mut *connection).await?;
     sqlx::raw_sql(settings).execute(connection).await?;
     Ok(())
 }

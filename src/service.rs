@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
 use crate::config::{Config, Source};
-use crate::domain::{Clock, Dice, EventIds, TargetName};
+use crate::domain::{Clock, Dice, TargetName};
 use crate::http::{self, AppState, Standing};
 use crate::inspect::Previewer;
 use crate::metrics::Metrics;
@@ -50,6 +50,8 @@ impl Role {
 /// Connections to Postgres per process: commits and probes of intake, and what the worker's tasks need, each
 /// for a statement at a time.
 const CONNECTIONS: u32 = 10;
+/// Of the deliveries: one commit at a time, its second half, and word to the workers.
+const INTAKE_CONNECTIONS: u32 = 3;
 /// Those of the admin API, beside: however people ask, the live work has its own.
 const ADMIN_CONNECTIONS: u32 = 3;
 /// The same for scrapes of metrics: one may still be at a question that took too long.
@@ -68,6 +70,8 @@ const MIGRATION_RETRIES: u32 = 3;
 #[derive(Debug)]
 pub struct Service {
     outbox: Outbox,
+    /// Of the deliveries: its connections have settings of their own.
+    intake: Outbox,
     shops: Arc<[Arc<Shop>]>,
     /// The worker, if this process has one; tests drive it by hand.
     pub worker: Option<Worker>,
@@ -101,6 +105,7 @@ impl Service {
     pub fn new(config: &Config, role: Role, clock: Clock, dice: Dice) -> anyhow::Result<Self> {
         let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
         let outbox = Outbox::new(database_url, CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
+        let intake = Outbox::for_intake(database_url, INTAKE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
         let shops: Vec<_> = config
             .sources
             .iter()
@@ -125,6 +130,7 @@ impl Service {
         let admin = admin.transpose().map_err(|fault: String| anyhow::anyhow!(fault))?;
         Ok(Self {
             outbox,
+            intake,
             admin,
             shops: shops.into(),
             worker,
@@ -143,6 +149,12 @@ impl Service {
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// The store as intake has it, with connections of its own.
+    #[must_use]
+    pub fn intake(&self) -> &Outbox {
+        &self.intake
     }
 
     /// Brings the database up to date, waiting for one that is away, and notes what is configured.
@@ -195,16 +207,15 @@ impl Service {
         let addr = listener.local_addr().context("the listener has no address")?;
         let shutdown = CancellationToken::new();
         let wake = self.wake.clone();
-        let (outbox, metrics) = (self.outbox.clone(), self.metrics.clone());
-        let committer = self.role.takes_webhooks().then(|| Committer::start(outbox, metrics, move || wake.wake()));
+        let (intake, metrics) = (self.intake.clone(), self.metrics.clone());
+        let committer = self.role.takes_webhooks().then(|| Committer::start(intake, metrics, move || wake.wake()));
         let state = AppState {
             shops: self.shops.clone(),
             committer,
-            outbox: self.outbox.clone(),
+            outbox: self.intake.clone(),
             metrics: self.metrics.clone(),
             standing: self.standing.clone(),
             clock: self.clock.clone(),
-            ids: Arc::new(EventIds::default()),
             max_body_bytes: self.max_body_bytes,
             reading: Arc::new(Semaphore::new(http::MAX_READING_BYTES)),
         };
@@ -290,7 +301,7 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
             config.listen_addr
         ),
     };
-    let outbox = service.outbox().clone();
+    let (outbox, intake) = (service.outbox().clone(), service.intake().clone());
     let prepare = if migrate { Prepare::Migrate } else { Prepare::Leave };
     let (mut running, mut preparing) = service.start(listener, prepare)?;
     tracing::info!(
@@ -322,6 +333,7 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
     let leaving = async {
         running.stop().await;
         outbox.close().await;
+        intake.close().await;
     };
     if tokio::time::timeout(LEAVE_WITHIN, leaving).await.is_err() {
         tracing::warn!("not everything ended in time: customers in flight are taken over when their lease ends");

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::config::StatusPolicy;
 use crate::config::{Identity, ShopKind, Source};
@@ -25,13 +25,6 @@ mod woocommerce;
 
 use json::Object;
 use signature::Keys;
-
-/// Shops' clocks differ by seconds and time zones are mistaken by hours; a change from beyond that would win over
-/// every real one until its time comes.
-const CLOCK_AHEAD: TimeDelta = TimeDelta::days(1);
-/// No shop is older. PHP writes a date that is not set as one of the year -1, and Postgres refuses those before its
-/// calendar.
-const EARLIEST: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 /// Why a delivery is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +59,6 @@ pub struct Verified<'a> {
     headers: &'a HeaderMap,
     body: &'a [u8],
     delivery_id: Option<&'a str>,
-    received_at: DateTime<Utc>,
 }
 
 /// What a delivery turned out to be.
@@ -89,8 +81,10 @@ pub struct Delivery {
     pub customer: Option<ShopCustomerId>,
     /// The customer's e-mail, if given.
     pub email: Option<String>,
-    /// When the shop says it happened.
+    /// When the shop says it happened: any time at all, and none where it does not say.
     pub occurred_at: Option<DateTime<Utc>>,
+    /// When the shop says that the delivery was triggered: orders changes of the same second.
+    pub triggered_at: Option<DateTime<Utc>>,
     /// A change to sync, or a privacy request.
     pub concerns: Concerns,
     /// FlexPortal has to be asked who the customer is, unless a link says it.
@@ -192,7 +186,7 @@ impl Shop {
             ShopKind::WooCommerce => woocommerce::verify(&self.keys, headers, body)?,
             ShopKind::Generic => generic::verify(&self.keys, headers, body, now)?,
         };
-        Ok(Verified { headers, body, delivery_id, received_at: now })
+        Ok(Verified { headers, body, delivery_id })
     }
 
     /// Reads a verified delivery.
@@ -201,26 +195,19 @@ impl Shop {
     /// [`Rejection::Malformed`] if it is not JSON, names no customer, or does not fit its topic.
     pub fn receive(&self, verified: &Verified<'_>) -> Result<Received, Rejection> {
         headers::require_json(verified.headers)?;
-        let json::Mended { text, mut warnings } = json::mend(verified.body)?;
+        let json::Mended { text, warnings } = json::mend(verified.body)?;
         let body = Object::parse(&text)?;
         let topic = match self.source.kind {
             ShopKind::Shopify => shopify::topic(verified.headers)?,
             ShopKind::WooCommerce => woocommerce::topic(verified.headers)?,
             ShopKind::Generic => generic::topic(&body)?,
         };
+        let triggered_at = self.triggered_at(verified.headers);
         let (concerns, customer, email, occurred_at, is_asked_for) = match self.content(&topic, &body)? {
             Content::Ignored(why) => return Ok(Received::Ignored(why)),
             Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None, false),
             Content::Change(event) => {
-                let said = event.occurred_at.or_else(|| self.triggered_at(verified.headers));
-                let latest = verified.received_at + CLOCK_AHEAD;
-                let occurred_at = said.filter(|at| (EARLIEST..=latest).contains(at));
-                if occurred_at != said {
-                    warnings.push(
-                        "the shop's time of the change lies in the future or before 1970: that of arrival counts"
-                            .to_owned(),
-                    );
-                }
+                let occurred_at = event.occurred_at.or(triggered_at);
                 let email = event.email().map(str::to_owned);
                 let is_asked_for = self.source.identity == Identity::Email && event.flexportal_id.is_none();
                 (Concerns::Customer, Some(event.customer), email, occurred_at, is_asked_for)
@@ -233,6 +220,7 @@ impl Shop {
             customer,
             email,
             occurred_at,
+            triggered_at,
             concerns,
             is_asked_for,
             payload: text,
@@ -278,7 +266,8 @@ impl Shop {
 
     fn triggered_at(&self, headers: &HeaderMap) -> Option<DateTime<Utc>> {
         match self.source.kind {
-            ShopKind::Shopify => shopify::triggered_at(headers),
+            // Before 1970 Postgres' calendar may end, and no webhook was.
+            ShopKind::Shopify => shopify::triggered_at(headers).filter(|at| *at >= DateTime::UNIX_EPOCH),
             ShopKind::WooCommerce | ShopKind::Generic => None,
         }
     }

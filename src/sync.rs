@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 
 use crate::config::Identity;
 use crate::domain::{
-    Acknowledged, CustomerEvent, Dice, EventId, FlexportalCustomerId, RetryPolicy, ShopCustomerId, SourceName,
+    Acknowledged, CustomerEvent, Dice, EventId, FlexportalCustomerId, OrderKey, RetryPolicy, ShopCustomerId, SourceName,
 };
 use crate::flexportal::{Api, Exchange, FlexportalError, Updated};
 use crate::outbox::{
@@ -189,7 +189,7 @@ fn read_all<'a>(
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for event in events {
         match catch_unwind(AssertUnwindSafe(|| read(event))) {
-            Ok(Ok(said)) => good.push(ReadEvent { id: event.id, occurred_at: event.occurred_at, event: said }),
+            Ok(Ok(said)) => good.push(ReadEvent { key: order_key(event, &said), event: said }),
             Ok(Err(rejection)) => bad.push(Unreadable::rejected(event.id, &rejection)),
             // The hook of `telemetry` has logged where it was.
             Err(_panic) => bad.push(Unreadable::panicked(event.id)),
@@ -198,12 +198,17 @@ fn read_all<'a>(
     (good, bad)
 }
 
+fn order_key(stored: &WaitingEvent, read: &CustomerEvent<'_>) -> OrderKey {
+    let WaitingEvent { id: event, occurred_at: changed_at, triggered_at, .. } = *stored;
+    OrderKey { changed_at, is_creation: read.is_creation, triggered_at, event }
+}
+
 /// An id carried by the event, else the link's, else, where it is configured so, the shop's own.
 fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent<'_>], link: Option<&Link>) -> Option<Identified> {
     // An old event must not tie its customer to what it was before.
     let newest_settled = link.and_then(|link| link.acknowledged.newest());
     let carried = fold::newest_flexportal_id(read)
-        .filter(|(moment, _)| newest_settled.is_none_or(|settled| settled <= *moment))
+        .filter(|(key, _)| newest_settled.is_none_or(|settled| settled <= *key))
         .map(|(_, id)| id.clone());
     let linked = link.and_then(|link| link.flexportal_id.clone());
     let same = match shop.source().identity {
@@ -403,6 +408,7 @@ mod tests {
             topic: "customer.updated".to_owned(),
             payload: n.to_string(),
             occurred_at: DateTime::UNIX_EPOCH,
+            triggered_at: None,
             received_at: DateTime::UNIX_EPOCH,
             attempts: 0,
             forgiven_attempts: 0,
@@ -413,7 +419,7 @@ mod tests {
             assert_ne!(event.payload, "2", "poison");
             Ok(CustomerEvent::of(ShopCustomerId::parse("c").expect("an id")))
         });
-        assert_eq!(read.iter().map(|event| event.id.0.as_u128()).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(read.iter().map(|event| event.id().0.as_u128()).collect::<Vec<_>>(), [1, 3]);
         assert_eq!(unreadable, [Unreadable::panicked(EventId(uuid::Uuid::from_u128(2)))]);
     }
 }

@@ -11,6 +11,8 @@ use crate::shops::Erasure;
 
 /// Between two rounds. A shop gives a month for an erasure; silence is told by the quarter of an hour.
 const EVERY: Duration = Duration::from_secs(10);
+/// Between two looks for changes that were stored without a place in the queue.
+const QUEUES_EVERY: Duration = Duration::from_secs(1);
 /// Between two batches of removals, so that the live work always has the database in between.
 const BREATH: Duration = Duration::from_millis(200);
 
@@ -30,6 +32,40 @@ impl Upkeep {
 
     /// Does what there is to do, every few seconds, until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
+        tokio::join!(self.run_rounds(&shutdown), self.run_queueing(&shutdown));
+    }
+
+    async fn run_queueing(&self, shutdown: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                queued = self.queue_left_out() => {
+                    if let Err(error) = queued {
+                        tracing::debug!(error = %error, "changes without a place in the queue wait for the database");
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(QUEUES_EVERY) => {}
+            }
+        }
+    }
+
+    /// Gives changes that were stored while somebody held their customer's row their place in the queue.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn queue_left_out(&self) -> Result<(), StoreError> {
+        if self.outbox.queue_left_out().await? {
+            self.outbox.wake_all().await?;
+        }
+        Ok(())
+    }
+
+    async fn run_rounds(&self, shutdown: &CancellationToken) {
         loop {
             tokio::select! {
                 biased;

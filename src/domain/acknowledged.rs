@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{EventId, Field};
+use super::{Field, OrderKey};
 
 /// Kept on a customer's link as JSON, by FlexPortal's field names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,10 +15,10 @@ use super::{EventId, Field};
 pub struct Acknowledged(pub BTreeMap<Field, Acknowledgement>);
 
 impl Acknowledged {
-    /// The newest change in it: shop's time, then arrival.
+    /// The newest change in it.
     #[must_use]
-    pub fn newest(&self) -> Option<(DateTime<Utc>, EventId)> {
-        self.0.values().map(|settled| (settled.at, settled.event)).max()
+    pub fn newest(&self) -> Option<OrderKey> {
+        self.0.values().map(|settled| settled.key).max()
     }
 
     /// The words without their values: all that is known where another customer of FlexPortal has taken the place of
@@ -31,10 +31,10 @@ impl Acknowledged {
 
     /// Takes note of words that went out, or may have, in a request of which nobody knows whether it was carried out: no
     /// value is known any more, and nothing older may follow.
-    pub fn doubt(&mut self, sent: impl Iterator<Item = (Field, (DateTime<Utc>, EventId))>) {
-        for (field, (at, event)) in sent {
+    pub fn doubt(&mut self, sent: impl Iterator<Item = (Field, OrderKey)>) {
+        for (field, key) in sent {
             let deactivated = self.0.get(&field).is_some_and(|known| known.deactivated);
-            self.0.insert(field, Acknowledgement { at, event, hash: None, acked: None, deactivated });
+            self.0.insert(field, Acknowledgement { key, hash: None, acked: None, deactivated });
         }
     }
 
@@ -48,10 +48,9 @@ impl Acknowledged {
 /// The newest word on one field that was settled, or went out without anybody knowing what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {
-    /// Shop's time of the change it stands in.
-    pub at: DateTime<Utc>,
-    /// That change; breaks ties of time by arrival.
-    pub event: EventId,
+    /// The change it stands in: nothing older is sent any more.
+    #[serde(flatten)]
+    pub key: OrderKey,
     /// Hash of the value FlexPortal last acknowledged; none if nothing was ever sent, or nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<ValueHash>,

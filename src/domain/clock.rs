@@ -5,9 +5,6 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
-use uuid::{ContextV7, Timestamp, Uuid};
-
-use super::EventId;
 
 /// What time it is.
 ///
@@ -59,33 +56,18 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock back, as a correction of the machine's does.
+    pub fn set_back(&self, by: std::time::Duration) {
+        if let Self::Manual(micros) = self {
+            micros.fetch_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        }
+    }
+
     /// Moves a manual clock on; the machine's cannot be moved.
     pub fn advance(&self, by: std::time::Duration) {
         if let Self::Manual(micros) = self {
             micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
-    }
-}
-
-/// Makes event ids that sort by arrival, also within a millisecond.
-#[derive(Debug)]
-pub struct EventIds {
-    context: std::sync::Mutex<ContextV7>,
-}
-
-impl Default for EventIds {
-    fn default() -> Self {
-        Self { context: std::sync::Mutex::new(ContextV7::new().with_additional_precision()) }
-    }
-}
-
-impl EventIds {
-    /// The id of an event that arrived at `at`, greater than every id given out before in this process.
-    #[must_use]
-    pub fn next(&self, at: DateTime<Utc>) -> EventId {
-        let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
-        let context = self.context.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        EventId(Uuid::new_v7(Timestamp::from_unix(&*context, seconds, at.timestamp_subsec_nanos())))
     }
 }
 
@@ -138,14 +120,6 @@ fn unit(bits: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_given_out_in_one_instant_still_sort_by_arrival() {
-        let ids = EventIds::default();
-        let now = DateTime::from_timestamp(1_795_428_000, 0).expect("in range");
-        let given: Vec<_> = (0..1_000).map(|_| ids.next(now)).collect();
-        assert!(given.windows(2).all(|pair| pair[0] < pair[1]));
-    }
 
     #[test]
     fn seeded_dice_roll_the_same_every_time_and_evenly() {

@@ -147,6 +147,8 @@ pub struct CustomerEvent<'a> {
     pub flexportal_id: Option<FlexportalCustomerId>,
     /// When the shop says it happened; `None` where it does not say.
     pub occurred_at: Option<DateTime<Utc>>,
+    /// Whether the shop tells of the creation: of the same second, any other change is newer.
+    pub is_creation: bool,
     /// The fields this event speaks for; a field that is absent is left as it is.
     pub says: BTreeMap<Field, Said<'a>>,
     /// What of the payload could not be used, for people. Never holds values.
@@ -157,7 +159,14 @@ impl CustomerEvent<'_> {
     /// An event that says nothing yet.
     #[must_use]
     pub fn of(customer: ShopCustomerId) -> Self {
-        Self { customer, flexportal_id: None, occurred_at: None, says: BTreeMap::new(), warnings: Vec::new() }
+        Self {
+            customer,
+            flexportal_id: None,
+            occurred_at: None,
+            is_creation: false,
+            says: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The e-mail, if the event gives one.

@@ -131,7 +131,8 @@ impl DeliveryId {
     }
 }
 
-/// A stored event. Version 7: sorts by arrival.
+/// A stored event: a UUID of version 7 made of its arrival, by which it sorts. The time is Postgres' (RFC 9562 section 6.2,
+/// method 3: microseconds in `rand_a`), the rest is a number that all replicas share.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
 )]
@@ -139,7 +140,19 @@ impl DeliveryId {
 #[sqlx(transparent)]
 pub struct EventId(pub Uuid);
 
+/// Bits of a version 7 UUID that hold the number.
+const NUMBER_BITS: u32 = 62;
+
 impl EventId {
+    /// Of the webhook with this number that arrived then; the number comes from a sequence, and no two have the same.
+    #[must_use]
+    pub fn of_arrival(at: DateTime<Utc>, number: i64) -> Self {
+        let micros = u128::try_from(at.timestamp_micros()).unwrap_or(0);
+        let (millis, fraction) = ((micros / 1_000) & 0xffff_ffff_ffff, (micros % 1_000) * 4_096 / 1_000);
+        let number = u128::try_from(number).unwrap_or(0) & ((1 << NUMBER_BITS) - 1);
+        Self(Uuid::from_u128(millis << 80 | 7 << 76 | fraction << 64 | 0b10 << NUMBER_BITS | number))
+    }
+
     /// No event that arrived at `at` or later has a smaller id: ids are the index to arrivals.
     #[must_use]
     pub fn first_at(at: DateTime<Utc>) -> Self {
@@ -147,11 +160,14 @@ impl EventId {
         Self(Uuid::from_u128(milliseconds << 80))
     }
 
-    /// When it arrived, to the millisecond.
+    /// When it arrived, to the microsecond.
     #[must_use]
     pub fn arrived_at(self) -> DateTime<Utc> {
-        let milliseconds = i64::try_from(self.0.as_u128() >> 80).unwrap_or(0);
-        DateTime::from_timestamp_millis(milliseconds).unwrap_or_default()
+        let bits = self.0.as_u128();
+        let (millis, fraction) = (bits >> 80, (bits >> 64) & 0xfff);
+        // Rounded up, as the fraction was rounded down.
+        let micros = millis * 1_000 + (fraction * 1_000).div_ceil(4_096);
+        DateTime::from_timestamp_micros(i64::try_from(micros).unwrap_or(0)).unwrap_or_default()
     }
 }
 
@@ -188,10 +204,28 @@ mod tests {
 
     #[test]
     fn the_first_id_of_a_moment_lies_before_all_that_arrive_then_and_after_all_before() {
-        let ids = crate::domain::EventIds::default();
         let at = DateTime::from_timestamp_millis(1_795_428_000_123).expect("in range");
-        let before = ids.next(at - chrono::Duration::milliseconds(1));
-        assert!(before < EventId::first_at(at) && EventId::first_at(at) <= ids.next(at));
+        let before = EventId::of_arrival(at - chrono::Duration::microseconds(1), i64::MAX);
+        assert!(before < EventId::first_at(at) && EventId::first_at(at) <= EventId::of_arrival(at, 0));
+    }
+
+    #[test]
+    fn an_id_sorts_by_arrival_and_tells_when_it_was() {
+        let at = |micros| DateTime::from_timestamp_micros(1_795_428_000_123_000 + micros).expect("in range");
+        for micros in 0..1_000_i64 {
+            let id = EventId::of_arrival(at(micros), 1 << 61);
+            assert_eq!(id.arrived_at(), at(micros));
+            assert_eq!((id.0.get_version_num(), id.0.get_variant()), (7, uuid::Variant::RFC4122));
+            assert!(EventId::of_arrival(at(micros), 7) < EventId::of_arrival(at(micros), 8), "by number");
+            assert!(
+                EventId::of_arrival(at(micros), i64::MAX) < EventId::of_arrival(at(micros + 1), 1),
+                "by time first"
+            );
+        }
+        assert_eq!(
+            EventId::of_arrival(DateTime::UNIX_EPOCH - chrono::Duration::days(1), -1).arrived_at(),
+            DateTime::UNIX_EPOCH
+        );
     }
 
     #[test]

@@ -130,8 +130,7 @@ async fn store(
     if shop.is_unsigned_ping(headers, body) {
         return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some("set-up ping") });
     }
-    let received_at = state.clock.now();
-    let verified = shop.verify(headers, body, received_at)?;
+    let verified = shop.verify(headers, body, state.clock.now())?;
     let delivery = match shop.receive(&verified)? {
         Received::Ignored(reason) => {
             return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some(reason) });
@@ -139,10 +138,8 @@ async fn store(
         Received::Delivery(delivery) => *delivery,
     };
     let event = NewEvent {
-        id: state.ids.next(received_at),
         source: shop.source().name.clone(),
         target: shop.source().target.clone(),
-        received_at,
         delivery,
         traceparent: telemetry::traceparent(),
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::arrival::Before;
 use super::claim::{QUIET, WAITED};
 use super::{
     Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Leave, Link, LinkChange, Look, NewEvent,
@@ -35,6 +36,8 @@ pub(crate) type Customer = (SourceName, ShopCustomerId);
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) events: BTreeMap<EventId, Event>,
+    /// The last number of an arrival.
+    number: i64,
     deliveries: BTreeMap<(SourceName, DeliveryId), EventId>,
     pub(crate) waiting: BTreeMap<Customer, Waiting>,
     pub(crate) links: BTreeMap<Customer, Link>,
@@ -46,7 +49,8 @@ pub(crate) struct State {
 pub(crate) struct Event {
     pub(crate) stored: NewEvent,
     pub(crate) customer: Customer,
-    occurred_at: DateTime<Utc>,
+    pub(crate) occurred_at: DateTime<Utc>,
+    pub(crate) received_at: DateTime<Utc>,
     pub(crate) state: Option<EventState>,
 }
 
@@ -115,7 +119,8 @@ impl Event {
             topic: self.stored.delivery.topic.clone(),
             payload: self.stored.delivery.payload.clone(),
             occurred_at: self.occurred_at,
-            received_at: self.stored.received_at,
+            triggered_at: self.stored.delivery.triggered_at,
+            received_at: self.received_at,
             attempts: self.state.as_ref().map_or(0, |state| state.attempts),
             forgiven_attempts: self.state.as_ref().map_or(0, |state| state.forgiven_attempts),
             traceparent: self.stored.traceparent.clone(),
@@ -139,21 +144,23 @@ impl InMemory {
         let mut state = self.state();
         let delivery = &event.delivery;
         let key = (event.source.clone(), delivery.delivery_id.clone());
+        state.number += 1;
         if let Some(first) = state.deliveries.get(&key) {
             return StoreOutcome::Duplicate(*first);
         }
-        state.deliveries.insert(key, event.id);
         let customer = (event.source.clone(), delivery.customer.clone().expect("only changes are stored here"));
-        let occurred_at = delivery.occurred_at.unwrap_or(event.received_at);
-        state
-            .events
-            .insert(event.id, Event { stored: event.clone(), customer: customer.clone(), occurred_at, state: None });
+        let number = state.number;
+        let arrived = state.before(&customer).arrive(event, now, number);
+        let (id, occurred_at, received_at) = (arrived.id, arrived.occurred_at, arrived.received_at);
+        state.deliveries.insert(key, id);
+        let stored = event.clone();
+        state.events.insert(id, Event { stored, customer: customer.clone(), occurred_at, received_at, state: None });
         let was_asked_for = state.waiting.get(&customer).is_none_or(|waiting| waiting.is_asked_for);
-        let waiting = state.queue(customer, &event.target, event.id, 0, now);
+        let waiting = state.queue(customer, &event.target, id, 0, now);
         waiting.changed_at = Some(now);
         waiting.is_asked_for = was_asked_for && event.delivery.is_asked_for;
         state.wakes.iter().for_each(Wake::wake);
-        StoreOutcome::Stored(event.id)
+        StoreOutcome::Stored(id)
     }
 
     /// `retry_sync()`: whether there was anything to do.
@@ -253,6 +260,16 @@ impl InMemory {
 }
 
 impl State {
+    /// What a delivery of a customer meets when it arrives.
+    fn before(&self, customer: &Customer) -> Before {
+        let of_customer = || self.events.values().filter(|event| event.customer == *customer);
+        let acknowledged = self.links.get(customer).and_then(|link| Some(link.acknowledged.newest()?.changed_at));
+        Before {
+            received_at: of_customer().map(|event| event.received_at).max(),
+            occurred_at: of_customer().map(|event| event.occurred_at).max().max(acknowledged),
+        }
+    }
+
     fn queue(
         &mut self,
         customer: Customer,
@@ -407,8 +424,10 @@ impl Queue for InMemory {
         customer: &ShopCustomerId,
     ) -> Result<Option<String>, StoreError> {
         let (state, customer) = (self.state(), (source.clone(), customer.clone()));
-        let mut newest_first = state.events.values().rev().filter(|event| event.customer == customer);
-        Ok(newest_first.find_map(|event| event.stored.delivery.email.clone()))
+        let of_customer = state.events.iter().filter(|(_, event)| event.customer == customer);
+        let with_email = of_customer.filter(|(_, event)| event.stored.delivery.email.is_some());
+        let newest = with_email.max_by_key(|(id, event)| (event.occurred_at, **id));
+        Ok(newest.and_then(|(_, event)| event.stored.delivery.email.clone()))
     }
 
     async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {

@@ -43,8 +43,10 @@ pub struct WaitingEvent {
     pub topic: String,
     /// The body, as stored.
     pub payload: String,
-    /// Shop's time of the change.
+    /// When it counts as having happened.
     pub occurred_at: DateTime<Utc>,
+    /// When the shop says that it was triggered.
+    pub triggered_at: Option<DateTime<Utc>>,
     /// When it arrived.
     pub received_at: DateTime<Utc>,
     /// Attempts that counted so far.
@@ -142,6 +144,7 @@ impl Outbox {
                 event.topic as "topic?",
                 event.payload::text as "payload?",
                 event.occurred_at as "occurred_at?",
+                event.triggered_at,
                 event.received_at as "received_at?",
                 coalesce(event.attempts, 0) as "attempts!",
                 coalesce(event.forgiven_attempts, 0) as "forgiven_attempts!",
@@ -188,6 +191,7 @@ impl Outbox {
                 topic,
                 payload,
                 occurred_at,
+                triggered_at: row.triggered_at,
                 received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
@@ -238,6 +242,7 @@ impl Outbox {
                 d.topic,
                 d.payload::text as "payload!",
                 d.occurred_at,
+                d.triggered_at,
                 d.received_at,
                 s.attempts,
                 s.forgiven_attempts,
@@ -257,7 +262,7 @@ impl Outbox {
                 limit $3
             ) as s
             cross join lateral (                 -- the next one in the order of the index, which has to be it
-                select id, topic, payload, occurred_at, received_at, traceparent
+                select id, topic, payload, occurred_at, triggered_at, received_at, traceparent
                 from deliveries
                 where deliveries.id >= s.event_id
                 order by deliveries.id
@@ -279,6 +284,7 @@ impl Outbox {
                 topic: row.topic,
                 payload: row.payload,
                 occurred_at: row.occurred_at,
+                triggered_at: row.triggered_at,
                 received_at: row.received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
@@ -303,6 +309,7 @@ impl Outbox {
                 d.topic,
                 d.payload::text as "payload!",
                 d.occurred_at,
+                d.triggered_at,
                 d.received_at,
                 coalesce(s.attempts, 0) as "attempts!",
                 coalesce(s.forgiven_attempts, 0) as "forgiven_attempts!"
@@ -321,6 +328,7 @@ impl Outbox {
                 topic: row.topic,
                 payload: row.payload,
                 occurred_at: row.occurred_at,
+                triggered_at: row.triggered_at,
                 received_at: row.received_at,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
@@ -361,7 +369,7 @@ impl Outbox {
         Ok(row.map(|row| (row.started_at, row.body)))
     }
 
-    /// The newest e-mail that any delivery of a shop's customer gave.
+    /// The e-mail of the newest change that gave one, of all deliveries of a shop's customer gave.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -378,7 +386,7 @@ impl Outbox {
               and shop_customer_id = $2
               and concerns = 'customer'
               and email is not null
-            order by id desc
+            order by occurred_at desc, id desc
             limit 1
             "#,
             source.as_str(),

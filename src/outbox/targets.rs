@@ -209,7 +209,7 @@ impl Outbox {
         )
         .execute(&self.pool)
         .await?;
-        Ok(())
+        self.catch_up_numbers().await
     }
 
     /// The sources that were ever configured.

@@ -44,6 +44,7 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
     };
     let mut event = CustomerEvent::of(body.customer_id("id")?);
     check_whole_customer(topic, body, &mut event.warnings)?;
+    event.is_creation = topic == "customers/create";
     event.occurred_at = body.text("updated_at", &mut event.warnings).value().as_deref().and_then(super::rfc3339);
     if let Some(key) = &source.flexportal_id_field {
         event.flexportal_id = body.flexportal_id(key, &mut event.warnings);

@@ -1,29 +1,31 @@
 //! Many waiting events of one customer become one change: for each field the newest word.
 //!
-//! Newer is decided by the shop's own time, then by arrival. A field for which something newer was
+//! Newer is decided by the one key of `domain::order`. A field for which something newer was
 //! acknowledged already is left out; an event of which nothing is left is superseded.
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-
 use crate::domain::{
-    Acknowledged, CustomerEvent, CustomerStatus, EventId, Field, FieldValue, FlexportalCustomerId, Said, ValueHash,
+    Acknowledged, CustomerEvent, CustomerStatus, EventId, Field, FieldValue, FlexportalCustomerId, OrderKey, Said,
+    ValueHash,
 };
 use crate::flexportal::Status;
-
-/// When something was said: the shop's time, then arrival.
-pub type Moment = (DateTime<Utc>, EventId);
 
 /// A waiting event, read.
 #[derive(Debug, Clone)]
 pub struct ReadEvent<'a> {
-    /// Its id.
-    pub id: EventId,
-    /// Shop's time of the change.
-    pub occurred_at: DateTime<Utc>,
+    /// Its place in the order of the customer's changes.
+    pub key: OrderKey,
     /// What it says.
     pub event: CustomerEvent<'a>,
+}
+
+impl ReadEvent<'_> {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> EventId {
+        self.key.event
+    }
 }
 
 /// The newest word on a field.
@@ -31,8 +33,8 @@ pub struct ReadEvent<'a> {
 pub struct Spoken<'a> {
     /// What was said.
     pub said: &'a Said<'a>,
-    /// When, and by which event.
-    pub moment: Moment,
+    /// The place of the change that said it.
+    pub key: OrderKey,
 }
 
 /// What is to be said now.
@@ -54,34 +56,32 @@ pub struct Folded<'a> {
 #[must_use]
 pub fn fold<'a>(events: &'a [ReadEvent<'a>], acknowledged: &Acknowledged) -> Folded<'a> {
     let mut ordered: Vec<_> = events.iter().collect();
-    ordered.sort_by_key(|event| (event.occurred_at, event.id));
+    ordered.sort_by_key(|event| event.key);
 
     let mut fields: BTreeMap<Field, Spoken<'a>> = BTreeMap::new();
     let mut once_deactivated = false;
     for event in &ordered {
         for (field, said) in &event.event.says {
             once_deactivated |= *said == Said::Value(FieldValue::Status(CustomerStatus::Inactive));
-            fields.insert(*field, Spoken { said, moment: (event.occurred_at, event.id) });
+            fields.insert(*field, Spoken { said, key: event.key });
         }
     }
-    // The same moment is the same event's own word, sent before and not acknowledged.
-    fields.retain(|field, spoken| {
-        acknowledged.0.get(field).is_none_or(|settled| (settled.at, settled.event) <= spoken.moment)
-    });
+    // The same key is the same event's own word, sent before and not acknowledged.
+    fields.retain(|field, spoken| acknowledged.0.get(field).is_none_or(|settled| settled.key <= spoken.key));
     if let Some(status) = fields.get_mut(&Field::Status) {
         reinstate(status, acknowledged, once_deactivated);
     }
 
-    let speaks = |event: &ReadEvent<'_>| fields.values().any(|spoken| spoken.moment.1 == event.id);
-    let head = ordered.iter().rev().find(|event| speaks(event)).map(|event| event.id);
+    let speaks = |event: &ReadEvent<'_>| fields.values().any(|spoken| spoken.key.event == event.id());
+    let head = ordered.iter().rev().find(|event| speaks(event)).map(|event| event.id());
     let mut folded = Folded { head, fields: BTreeMap::new(), contributors: vec![], superseded: vec![], silent: vec![] };
     for event in ordered {
         if event.event.says.is_empty() {
-            folded.silent.push(event.id);
+            folded.silent.push(event.id());
         } else if !speaks(event) {
-            folded.superseded.push((event.id, successor(event, &fields, acknowledged).unwrap_or(event.id)));
-        } else if Some(event.id) != head {
-            folded.contributors.push(event.id);
+            folded.superseded.push((event.id(), successor(event, &fields, acknowledged).unwrap_or(event.id())));
+        } else if Some(event.id()) != head {
+            folded.contributors.push(event.id());
         }
     }
     folded.fields = fields;
@@ -113,11 +113,11 @@ fn successor(
     acknowledged: &Acknowledged,
 ) -> Option<EventId> {
     let newest = event.event.says.keys().filter_map(|field| {
-        let waiting = fields.get(field).map(|spoken| spoken.moment);
-        let settled = acknowledged.0.get(field).map(|settled| (settled.at, settled.event));
+        let waiting = fields.get(field).map(|spoken| spoken.key);
+        let settled = acknowledged.0.get(field).map(|settled| settled.key);
         waiting.max(settled)
     });
-    newest.max().map(|moment| moment.1)
+    newest.max().map(|key| key.event)
 }
 
 /// Events that were given up and have nothing left to say: for every word of theirs something newer was said, by an event that
@@ -129,58 +129,59 @@ pub fn overtaken(
     acknowledged: &Acknowledged,
 ) -> Vec<(EventId, EventId)> {
     let is_old = |event: &ReadEvent<'_>, field: &Field| {
-        let moment = (event.occurred_at, event.id);
-        folded.fields.get(field).is_some_and(|spoken| spoken.moment > moment)
-            || acknowledged.0.get(field).is_some_and(|settled| (settled.at, settled.event) > moment)
+        folded.fields.get(field).is_some_and(|spoken| spoken.key > event.key)
+            || acknowledged.0.get(field).is_some_and(|settled| settled.key > event.key)
     };
     given_up
         .iter()
         .filter(|event| event.event.says.keys().all(|field| is_old(event, field)))
-        .filter_map(|event| Some((event.id, successor(event, &folded.fields, acknowledged)?)))
+        .filter_map(|event| Some((event.id(), successor(event, &folded.fields, acknowledged)?)))
         .collect()
 }
 
 /// The e-mail to look the customer up by: the newest that a waiting event gives.
 #[must_use]
 pub fn newest_email<'a>(events: &'a [ReadEvent<'_>]) -> Option<&'a str> {
-    let with_email = events.iter().filter_map(|event| Some((event.occurred_at, event.id, event.event.email()?)));
-    with_email.max().map(|(_, _, email)| email)
+    let with_email = events.iter().filter_map(|event| Some((event.key, event.event.email()?)));
+    with_email.max().map(|(_, email)| email)
 }
 
 /// FlexPortal's id as the newest waiting event that carries one gives it, and when it was said.
 #[must_use]
-pub fn newest_flexportal_id<'a>(events: &'a [ReadEvent<'_>]) -> Option<(Moment, &'a FlexportalCustomerId)> {
-    let with_id =
-        events.iter().filter_map(|event| Some(((event.occurred_at, event.id), event.event.flexportal_id.as_ref()?)));
-    with_id.max()
+pub fn newest_flexportal_id<'a>(events: &'a [ReadEvent<'_>]) -> Option<(OrderKey, &'a FlexportalCustomerId)> {
+    events.iter().filter_map(|event| Some((event.key, event.event.flexportal_id.as_ref()?))).max()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{Acknowledgement, ShopCustomerId};
+    use chrono::{DateTime, Utc};
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     fn time(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_428_000 + seconds, 0).expect("in range")
     }
 
-    fn id(n: u128) -> EventId {
-        EventId(Uuid::from_u128(n))
+    fn id(n: i64) -> EventId {
+        EventId::of_arrival(time(0), n)
     }
 
-    fn event<'a>(n: u128, at: i64, says: &[(Field, Option<&'a str>)]) -> ReadEvent<'a> {
+    fn key(n: i64, at: i64) -> OrderKey {
+        OrderKey::at(time(at), id(n))
+    }
+
+    fn event<'a>(n: i64, at: i64, says: &[(Field, Option<&'a str>)]) -> ReadEvent<'a> {
         let mut event = CustomerEvent::of(ShopCustomerId::parse("1").expect("an id"));
         for (field, value) in says {
             let said = value.map_or(Said::Nothing, |value| Said::Value(FieldValue::Text(value.into())));
             event.says.insert(*field, said);
         }
-        ReadEvent { id: id(n), occurred_at: time(at), event }
+        ReadEvent { key: key(n, at), event }
     }
 
-    fn acknowledged(field: Field, n: u128, at: i64) -> Acknowledged {
-        let settled = Acknowledgement { at: time(at), event: id(n), hash: None, acked: None, deactivated: false };
+    fn acknowledged(field: Field, n: i64, at: i64) -> Acknowledged {
+        let settled = Acknowledgement { key: key(n, at), hash: None, acked: None, deactivated: false };
         Acknowledged(BTreeMap::from([(field, settled)]))
     }
 
@@ -193,6 +194,7 @@ mod tests {
 
     const PHONE: Field = Field::Phone;
     const COMPANY: Field = Field::Company;
+    const PHONE_AND_COMPANY: [Field; 2] = [PHONE, COMPANY];
 
     #[test]
     fn the_newest_by_the_shops_time_wins_and_arrival_breaks_ties() {
@@ -203,6 +205,32 @@ mod tests {
 
         let at_once = [event(1, 5, &[(PHONE, Some("first"))]), event(2, 5, &[(PHONE, Some("second"))])];
         assert_eq!(said(&fold(&at_once, &Acknowledged::default()), PHONE), Some("second"));
+    }
+
+    #[test]
+    fn a_creation_gives_way_to_an_update_of_the_same_second_that_arrived_before() {
+        let update = event(1, 5, &[(PHONE, Some("with"))]);
+        let mut creation = event(2, 5, &[(PHONE, None)]);
+        creation.key.is_creation = true;
+        let events = [update, creation];
+        let folded = fold(&events, &Acknowledged::default());
+        assert_eq!((said(&folded, PHONE), folded.head), (Some("with"), Some(id(1))));
+        assert_eq!(folded.superseded, [(id(2), id(1))]);
+    }
+
+    #[test]
+    fn an_email_and_an_id_are_taken_from_the_newest_that_gives_one() {
+        let mut events = [
+            event(3, 1, &[(Field::Email, Some("first@example.com"))]),
+            event(2, 2, &[(Field::Email, Some("second@example.com"))]),
+            event(1, 3, &[]),
+        ];
+        assert_eq!(newest_email(&events), Some("second@example.com"));
+        assert_eq!(newest_email(&events[2..]), None);
+        assert_eq!(newest_flexportal_id(&events), None);
+        let ids = ["one", "two"].map(|id| FlexportalCustomerId::parse(id).expect("an id"));
+        (events[0].event.flexportal_id, events[1].event.flexportal_id) = (Some(ids[0].clone()), Some(ids[1].clone()));
+        assert_eq!(newest_flexportal_id(&events), Some((key(2, 2), &ids[1])));
     }
 
     #[test]
@@ -244,6 +272,11 @@ mod tests {
         assert_eq!(of(&[event(2, 2, &[(PHONE, None)])], &acknowledged(COMPANY, 3, 5)), [(id(1), id(3))]);
         assert_eq!(of(&[event(2, 0, &[(PHONE, None), (COMPANY, None)])], &none), [], "older by the shop's time");
         assert_eq!(overtaken(&[event(1, 1, &[])], &fold(&[], &none), &none), [], "nobody spoke instead");
+        // What was settled was its own word, sent before it was given up.
+        let own =
+            Acknowledged(PHONE_AND_COMPANY.map(|field| acknowledged(field, 1, 1).0).into_iter().flatten().collect());
+        assert_eq!(of(&[], &own), [], "its own word is not a newer one");
+        assert_eq!(of(&failed, &none), [], "nor is it where it waits again");
     }
 
     #[test]
@@ -292,7 +325,7 @@ mod tests {
                 .enumerate()
                 .map(|(n, (at, says))| {
                     let says: Vec<_> = says.iter().map(|(f, v)| (fields[*f], v.map(|v| words[usize::from(v)]))).collect();
-                    event(n as u128 + 1, *at, &says)
+                    event(i64::try_from(n).expect("few") + 1, *at, &says)
                 })
                 .collect();
             let mut shuffled: Vec<_> = events.iter().cloned().zip(&shuffle).collect();

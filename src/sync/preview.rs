@@ -123,7 +123,7 @@ pub fn preview(shop: &Shop, customer: &ShopCustomerId, change: &WaitingEvent, ba
         None
     };
     let id = who.map(|who| who.id);
-    let said = read.iter().filter(|read| read.id == change.id).flat_map(|read| read.event.warnings.clone());
+    let said = read.iter().filter(|read| read.id() == change.id).flat_map(|read| read.event.warnings.clone());
     let goes_out = folded.head == Some(change.id) || folded.contributors.contains(&change.id);
     let of_request = translated.warnings.iter().filter(|_| goes_out).cloned();
     let mut preview = Preview {
@@ -190,6 +190,7 @@ pub fn not_stored(
         topic,
         payload,
         occurred_at: occurred_at.unwrap_or(now),
+        triggered_at: None,
         received_at: now,
         attempts: 0,
         forgiven_attempts: 0,

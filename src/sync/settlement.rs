@@ -222,7 +222,7 @@ impl Closing<'_> {
         };
         let words =
             self.folded.fields.iter().filter(|(field, _)| self.is_takeover || self.translated.sent.contains_key(field));
-        acknowledged.doubt(words.map(|(field, spoken)| (*field, spoken.moment)));
+        acknowledged.doubt(words.map(|(field, spoken)| (*field, spoken.key)));
         if self.says_inactive()
             && let Some(status) = acknowledged.0.get_mut(&Field::Status)
         {
@@ -277,7 +277,7 @@ impl Closing<'_> {
 
     fn result(&self, event: EventId, status: EventStatus) -> EventResult {
         let waiting = self.waiting.iter().find(|waiting| waiting.id == event);
-        let said = self.read.iter().find(|read| read.id == event);
+        let said = self.read.iter().find(|read| read.id() == event);
         let mut warnings = said.map(|read| read.event.warnings.clone()).unwrap_or_default();
         if self.folded.head == Some(event) {
             warnings.extend(self.translated.warnings.iter().cloned());
@@ -321,15 +321,9 @@ impl Closing<'_> {
     /// Notes what is settled now: every field that was spoken for, and, if something was sent, the values.
     fn acknowledge(&self, mut acknowledged: Acknowledged, who: Identified, sent: &Sent) -> LinkChange {
         for (field, spoken) in &self.folded.fields {
-            let (at, event) = spoken.moment;
-            let entry = acknowledged.0.entry(*field).or_insert(Acknowledgement {
-                at,
-                event,
-                hash: None,
-                acked: None,
-                deactivated: false,
-            });
-            (entry.at, entry.event) = (at, event);
+            let fresh = Acknowledgement { key: spoken.key, hash: None, acked: None, deactivated: false };
+            let entry = acknowledged.0.entry(*field).or_insert(fresh);
+            entry.key = spoken.key;
             let Sent::Values { email } = sent else { continue };
             let hash = if *field == Field::Email { email.as_ref() } else { self.translated.sent.get(field) };
             if let Some(hash) = hash {
@@ -338,7 +332,7 @@ impl Closing<'_> {
                 entry.deactivated = *field == Field::Status && self.says_inactive();
             }
         }
-        let newest = self.folded.fields.values().map(|spoken| spoken.moment.0).max();
+        let newest = self.folded.fields.values().map(|spoken| spoken.key.changed_at).max();
         LinkChange::Acknowledged {
             flexportal_id: who.id,
             origin: who.origin,

@@ -203,7 +203,7 @@ fn contact_name_of<'a>(fields: &BTreeMap<Field, Spoken<'a>>) -> Option<Cow<'a, s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Acknowledgement, EventId};
+    use crate::domain::{Acknowledgement, EventId, OrderKey};
     use chrono::DateTime;
 
     const NAMES: Wishes = Wishes { country_format: CountryFormat::Name, send_email: false };
@@ -213,8 +213,8 @@ mod tests {
     }
 
     fn body(fields: &[(Field, Said<'_>)], known: &Acknowledged, wishes: Wishes) -> (serde_json::Value, Vec<String>) {
-        let moment = (DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil()));
-        let fields = fields.iter().map(|(field, said)| (*field, Spoken { said, moment })).collect();
+        let key = OrderKey::at(DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil()));
+        let fields = fields.iter().map(|(field, said)| (*field, Spoken { said, key })).collect();
         let translated = translate(&fields, known, wishes);
         let id = FlexportalCustomerId::parse("cus_1").expect("an id");
         (serde_json::json!(translated.for_customer(&id)), translated.warnings)
@@ -285,8 +285,7 @@ mod tests {
         let (sent, warnings) = body(&email, &Acknowledged::default(), NAMES);
         assert_eq!((sent.get("email"), warnings.len()), (None, 0));
         let settled = Acknowledgement {
-            at: DateTime::UNIX_EPOCH,
-            event: EventId(uuid::Uuid::nil()),
+            key: OrderKey::at(DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil())),
             hash: Some(ValueHash::of(&"old@example.com")),
             acked: None,
             deactivated: false,

@@ -493,7 +493,7 @@ mod tests {
 
     use super::*;
     use crate::config::{CountryFormat, ShopKind, Source};
-    use crate::domain::{DeliveryId, EventIds, RetryPolicy, TargetName};
+    use crate::domain::{DeliveryId, RetryPolicy, TargetName};
     use crate::flexportal::{Exchange, Found, Operation, UpdateCustomer, Updated};
     use crate::outbox::NewEvent;
     use crate::outbox::in_memory::InMemory;
@@ -542,7 +542,6 @@ mod tests {
         shop: Arc<Shop>,
         target: TargetName,
         clock: Clock,
-        ids: EventIds,
     }
 
     impl Scene {
@@ -552,7 +551,7 @@ mod tests {
             let target = TargetName::parse("default").expect("a name");
             let store = InMemory::new(clock.clone(), std::slice::from_ref(&target));
             let shop = Arc::new(Shop::new(Source::of_kind(ShopKind::Generic)).expect("a shop"));
-            Self { store, shop, target, clock, ids: EventIds::default() }
+            Self { store, shop, target, clock }
         }
 
         fn deliver(&self, customers: std::ops::Range<u32>) {
@@ -569,14 +568,15 @@ mod tests {
                     email: None,
                     customer: Some(customer),
                     occurred_at: Some(now),
+                    triggered_at: None,
                     concerns: Concerns::Customer,
                     is_asked_for: false,
                     payload,
                     warnings: vec![],
                 };
                 let source = self.shop.source().name.clone();
-                let (id, target) = (self.ids.next(now), self.target.clone());
-                self.store.store(&NewEvent { id, source, target, received_at: now, traceparent: None, delivery });
+                let target = self.target.clone();
+                self.store.store(&NewEvent { source, target, traceparent: None, delivery });
             }
         }
 

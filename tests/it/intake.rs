@@ -196,7 +196,7 @@ async fn routes_and_methods_are_told_apart() {
 #[tokio::test]
 async fn without_its_database_intake_answers_503_and_says_so() {
     let app = App::start().await;
-    app.outbox.close().await;
+    app.intake.close().await;
     let answer = app.deliver(generic("1", 0, &json!({"phone": "1"}))).await;
     assert_eq!(answer.status, 503);
     assert!(answer.headers.contains_key("retry-after"));

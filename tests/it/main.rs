@@ -12,6 +12,7 @@ mod intake;
 mod limiter;
 mod metrics;
 mod operate;
+mod order;
 mod outbox;
 mod payloads;
 mod support;

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flexportal_sync::domain::{
-    Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, ShopCustomerId, SourceName, TargetName,
-};
+use flexportal_sync::domain::{Clock, DeliveryId, Dice, EventId, EventStatus, ShopCustomerId, SourceName, TargetName};
 use flexportal_sync::fake_flexportal::Failure;
 use flexportal_sync::metrics::Metrics;
 use flexportal_sync::outbox::{
@@ -21,19 +19,17 @@ use crate::support::App;
 use crate::support::app::config;
 use crate::support::shop::{linked, shopify};
 
-fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &str) -> NewEvent {
-    let now = app.clock.now();
+fn event(delivery: &str, customer: &str, payload: &str) -> NewEvent {
     NewEvent {
-        id: ids.next(now),
         source: SourceName::parse("shop").expect("a name"),
         target: TargetName::parse("default").expect("a name"),
-        received_at: now,
         delivery: Delivery {
             delivery_id: DeliveryId::parse(delivery).expect("an id"),
             topic: "customer.updated".into(),
             customer: Some(ShopCustomerId::parse(customer).expect("an id")),
             email: None,
             occurred_at: None,
+            triggered_at: None,
             concerns: Concerns::Customer,
             is_asked_for: false,
             payload: payload.into(),
@@ -46,38 +42,20 @@ fn event(ids: &EventIds, app: &App, delivery: &str, customer: &str, payload: &st
 #[tokio::test]
 async fn a_group_is_stored_in_one_go_and_duplicates_point_to_the_first() {
     let app = App::start().await;
-    let ids = EventIds::default();
     let events = [
-        event(&ids, &app, "d1", "c1", "{}"),
-        event(&ids, &app, "d2", "c1", "{}"),
-        event(&ids, &app, "d1", "c1", r#"{"again": true}"#),
-        event(&ids, &app, "d3", "c2", "{}"),
+        event("d1", "c1", "{}"),
+        event("d2", "c1", "{}"),
+        event("d1", "c1", r#"{"again": true}"#),
+        event("d3", "c2", "{}"),
     ];
     let outcomes = app.outbox.store(&events).await.expect("stored");
-    assert_eq!(
-        outcomes,
-        [
-            StoreOutcome::Stored(events[0].id),
-            StoreOutcome::Stored(events[1].id),
-            StoreOutcome::Duplicate(events[0].id),
-            StoreOutcome::Stored(events[3].id),
-        ]
-    );
-    let again = app
-        .outbox
-        .store(
-            &events[1..2]
-                .iter()
-                .cloned()
-                .map(|mut event| {
-                    event.id = ids.next(app.clock.now());
-                    event
-                })
-                .collect::<Vec<_>>(),
-        )
-        .await
-        .expect("stored");
-    assert_eq!(again, [StoreOutcome::Duplicate(events[1].id)]);
+    let [StoreOutcome::Stored(first), StoreOutcome::Stored(second), again, StoreOutcome::Stored(third)] = outcomes[..]
+    else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(again, StoreOutcome::Duplicate(first));
+    assert!(first < second && second < third, "in the order of the group");
+    assert_eq!(app.outbox.store(&events[1..2]).await.expect("stored"), [StoreOutcome::Duplicate(second)]);
     assert_eq!(app.count("select count(*) from outbox_events where warnings = '{one,two}'").await, 3);
     assert_eq!(app.count("select count(*) from waiting_customers").await, 2, "the queue is customers, not events");
     assert_eq!(app.count("select revision from waiting_customers where shop_customer_id = 'c1'").await, 1);
@@ -86,26 +64,24 @@ async fn a_group_is_stored_in_one_go_and_duplicates_point_to_the_first() {
 #[tokio::test]
 async fn one_delivery_that_postgres_refuses_does_not_take_its_group_with_it() {
     let app = App::start().await;
-    let ids = EventIds::default();
     let committer = Committer::start(app.outbox.clone(), Metrics::default(), || {});
-    let good = [event(&ids, &app, "g1", "c", "{}"), event(&ids, &app, "g2", "c", "{}")];
-    let bad = event(&ids, &app, "b", "c", "{");
+    let good = [event("g1", "c", "{}"), event("g2", "c", "{}")];
+    let bad = event("b", "c", "{");
     let (first, second, third) =
         tokio::join!(committer.commit(good[0].clone()), committer.commit(bad), committer.commit(good[1].clone()));
-    assert_eq!(first.expect("stored"), StoreOutcome::Stored(good[0].id));
+    assert!(matches!(first, Ok(StoreOutcome::Stored(_))), "{first:?}");
     assert!(matches!(second, Err(CommitError::Refused)));
-    assert_eq!(third.expect("stored"), StoreOutcome::Stored(good[1].id));
+    assert!(matches!(third, Ok(StoreOutcome::Stored(_))), "{third:?}");
 }
 
 #[tokio::test]
 async fn when_the_line_is_full_the_next_delivery_is_turned_away_and_none_of_the_others() {
     let app = App::start().await;
-    let ids = EventIds::default();
     let committer = Committer::start(app.outbox.clone(), Metrics::default(), || {});
     // Nothing can be committed while somebody holds the table.
     let mut holding = app.db.pool.begin().await.expect("a transaction");
     sqlx::query("lock table deliveries in exclusive mode").execute(&mut *holding).await.expect("held");
-    let deliveries: Vec<_> = (0..2_000).map(|n| event(&ids, &app, &format!("d{n}"), "c", "{}")).collect();
+    let deliveries: Vec<_> = (0..2_000).map(|n| event(&format!("d{n}"), "c", "{}")).collect();
     let waiting: Vec<_> = deliveries
         .into_iter()
         .map(|event| {
@@ -116,7 +92,7 @@ async fn when_the_line_is_full_the_next_delivery_is_turned_away_and_none_of_the_
     while committer.has_room() {
         tokio::task::yield_now().await;
     }
-    let late = committer.commit(event(&ids, &app, "late", "c", "{}")).await;
+    let late = committer.commit(event("late", "c", "{}")).await;
     assert!(matches!(late, Err(CommitError::Overloaded)), "{late:?}");
     holding.rollback().await.expect("let go");
     let outcomes = futures_util::future::join_all(waiting).await;
@@ -131,16 +107,15 @@ async fn a_commit_wakes_the_workers_of_other_processes_and_a_duplicate_wakes_nob
     let app = App::start().await;
     let mut listener = sqlx::postgres::PgListener::connect_with(&app.db.pool).await.expect("a listener");
     listener.listen("flexportal_sync").await.expect("listening");
-    let ids = EventIds::default();
     let commits = Arc::new(AtomicUsize::new(0));
     let count = commits.clone();
     let committer = Committer::start(app.outbox.clone(), Metrics::default(), move || {
         count.fetch_add(1, Ordering::Relaxed);
     });
     for n in 0..3 {
-        let outcome = committer.commit(event(&ids, &app, &format!("d{n}"), "c", "{}")).await;
+        let outcome = committer.commit(event(&format!("d{n}"), "c", "{}")).await;
         assert!(matches!(outcome, Ok(StoreOutcome::Stored(_))), "{outcome:?}");
-        let again = committer.commit(event(&ids, &app, &format!("d{n}"), "c", "{}")).await;
+        let again = committer.commit(event(&format!("d{n}"), "c", "{}")).await;
         assert!(matches!(again, Ok(StoreOutcome::Duplicate(_))), "{again:?}");
         let notified = tokio::time::timeout(Duration::from_secs(10), listener.recv()).await;
         notified.expect("in time").expect("a notification");
@@ -151,9 +126,8 @@ async fn a_commit_wakes_the_workers_of_other_processes_and_a_duplicate_wakes_nob
 #[tokio::test]
 async fn what_meets_a_connection_that_was_cut_is_stored_over_another() {
     let app = App::start().await;
-    let ids = EventIds::default();
     for n in 0..5 {
-        let stored = app.outbox.store(&[event(&ids, &app, &format!("d{n}"), "c", "{}")]).await;
+        let stored = app.outbox.store(&[event(&format!("d{n}"), "c", "{}")]).await;
         assert!(matches!(*stored.expect("stored"), [StoreOutcome::Stored(_)]));
         let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
                    where datname = current_database() and application_name = 'flexportal-sync'";
@@ -163,27 +137,10 @@ async fn what_meets_a_connection_that_was_cut_is_stored_over_another() {
 }
 
 #[tokio::test]
-async fn a_delivery_whose_answer_was_lost_is_no_duplicate_of_itself() {
-    let app = App::start().await;
-    let ids = EventIds::default();
-    let lost = event(&ids, &app, "d", "c", "{}");
-    let another = event(&ids, &app, "d", "c", "{}");
-    let stored = StoreOutcome::Stored(lost.id);
-    let duplicate = StoreOutcome::Duplicate(lost.id);
-    assert_eq!(app.outbox.store(std::slice::from_ref(&lost)).await.expect("stored"), [stored]);
-    let together = [another, lost];
-    assert_eq!(app.outbox.store(&together).await.expect("known"), [duplicate, stored]);
-    assert_eq!(app.count("select deliveries from duplicates").await, 1, "one other came");
-    assert_eq!(app.count("select count(*) from deliveries").await, 1);
-}
-
-#[tokio::test]
 async fn two_processes_that_store_the_same_deliveries_do_not_block_each_other() {
     let app = App::start().await;
-    let ids = EventIds::default();
-    let forward: Vec<_> = (0..200).map(|n| event(&ids, &app, &format!("d{n}"), &format!("c{}", n % 7), "{}")).collect();
-    let backward: Vec<_> =
-        (0..200).rev().map(|n| event(&ids, &app, &format!("d{n}"), &format!("c{}", n % 7), "{}")).collect();
+    let forward: Vec<_> = (0..200).map(|n| event(&format!("d{n}"), &format!("c{}", n % 7), "{}")).collect();
+    let backward: Vec<_> = (0..200).rev().map(|n| event(&format!("d{n}"), &format!("c{}", n % 7), "{}")).collect();
     let (one, other) = tokio::join!(app.outbox.store(&forward), app.outbox.store(&backward));
     let stored = |outcomes: &[StoreOutcome]| {
         outcomes.iter().filter(|outcome| matches!(outcome, StoreOutcome::Stored(_))).count()
@@ -225,12 +182,40 @@ async fn outbox_events_has_the_columns_of_the_contract() {
 #[tokio::test]
 async fn an_older_program_can_still_ask_whether_a_body_was_erased() {
     let app = App::start().await;
-    let ids = EventIds::default();
     let bodies = ["{}", r#"{"erased": true}"#];
-    let events: Vec<_> = (0..2).map(|n| event(&ids, &app, &format!("d{n}"), "c", bodies[n])).collect();
+    let events: Vec<_> = (0..2).map(|n| event(&format!("d{n}"), "c", bodies[n])).collect();
     app.outbox.store(&events).await.expect("stored");
     assert_eq!(app.count(r#"select count(*) from deliveries where payload <> '{"erased": true}'"#).await, 1);
     assert_eq!(app.count(r#"select count(*) from deliveries where payload = '{"erased": true}'"#).await, 1);
+}
+
+#[tokio::test]
+async fn what_we_rely_on_is_set_by_us_whatever_the_role_has_for_its_own() {
+    let app = App::start().await;
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&app.db.pool).await.expect("a name");
+    for (given, kept) in [("off", "on"), ("local", "on"), ("remote_write", "on"), ("remote_apply", "remote_apply")] {
+        // The name is one of the tests' own.
+        let alter = format!(
+            "alter database \"{name}\" set synchronous_commit = {given};
+             alter database \"{name}\" set default_transaction_isolation = 'serializable';
+             alter database \"{name}\" set statement_timeout = '1ms'"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(alter)).execute(&app.db.pool).await.expect("altered");
+        for connect in [Outbox::new, Outbox::for_intake, Outbox::for_people] {
+            let outbox = connect(&app.db.url, 1, Clock::System).expect("an address");
+            let setting = outbox.settings().await.expect("the settings");
+            assert_eq!(setting.synchronous_commit, kept, "where it was {given}");
+            assert_eq!(setting.transaction_isolation, "read committed");
+            assert_ne!(setting.statement_timeout, "1ms");
+            outbox.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_timeout_of_the_server_cuts_off_a_delivery_that_waits_for_a_standby() {
+    let app = App::start().await;
+    assert_eq!(app.intake.settings().await.expect("the settings").statement_timeout, "0");
 }
 
 /// The build trusts `.sqlx`; this shows that `.sqlx` and the migrations agree.

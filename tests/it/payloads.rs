@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flexportal_sync::config::{CountryFormat, Policies, Source};
 use flexportal_sync::config::{Identity, ShopKind};
-use flexportal_sync::domain::{Acknowledged, EventId, FlexportalCustomerId, SourceName, TargetName};
+use flexportal_sync::domain::{Acknowledged, EventId, FlexportalCustomerId, OrderKey, SourceName, TargetName};
 use flexportal_sync::shops::{Received, Shop};
 use flexportal_sync::sync::fold::{ReadEvent, fold};
 use flexportal_sync::sync::translate::{Wishes, translate};
@@ -49,10 +49,11 @@ fn understood(shop: &Shop, headers: &HeaderMap, body: &[u8]) -> serde_json::Valu
         "customer": delivery.customer,
         "email": delivery.email,
         "occurred_at": delivery.occurred_at,
+        "triggered_at": delivery.triggered_at,
         "concerns": delivery.concerns.as_str(),
     });
     if let Ok(event) = shop.read(&delivery.topic, &delivery.payload) {
-        let events = [ReadEvent { id: EventId(uuid::Uuid::nil()), occurred_at: now, event }];
+        let events = [ReadEvent { key: OrderKey::at(now, EventId(uuid::Uuid::nil())), event }];
         let folded = fold(&events, &Acknowledged::default());
         let wishes = Wishes { country_format: CountryFormat::Name, send_email: false };
         let translated = translate(&folded.fields, &Acknowledged::default(), wishes);

@@ -5,7 +5,7 @@
 use sqlx::Row;
 
 use super::*;
-use crate::domain::{Acknowledgement, Dice, EventIds, Field, ValueHash};
+use crate::domain::{Acknowledgement, Dice, Field, OrderKey, ValueHash};
 use crate::outbox::scratch::Scratch;
 use crate::outbox::{DoneBy, LinkOrigin, Outbox};
 use crate::shops::{Concerns, Delivery};
@@ -20,7 +20,6 @@ struct Pair {
     pool: sqlx::PgPool,
     clock: Clock,
     dice: Dice,
-    ids: EventIds,
     target: TargetName,
     budget: Option<Budget>,
     /// Claims that were made of both, and whether they are settled.
@@ -41,14 +40,14 @@ async fn the_store_in_memory_does_what_the_real_one_does() {
         real.register(&[], &[(target.clone(), 0)]).await.expect("registered");
         let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
         let pool = real.pool.clone();
-        sqlx::raw_sql("truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null")
+        sqlx::raw_sql("alter sequence arrival_numbers restart; truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null")
             .execute(&pool)
             .await
             .expect("emptied");
         let budget = Budget::per_minute(limit);
-        let (dice, ids) = (Dice::seeded(seed), EventIds::default());
+        let dice = Dice::seeded(seed);
         let (claims, leaves) = (vec![], vec![]);
-        let mut pair = Pair { real, model, pool, clock, dice, ids, target, budget, claims, leaves, deliveries: 0 };
+        let mut pair = Pair { real, model, pool, clock, dice, target, budget, claims, leaves, deliveries: 0 };
         for call in 0..CALLS {
             pair.call().await;
             if call % 20 == 0 {
@@ -97,6 +96,16 @@ impl Pair {
         );
     }
 
+    /// What a shop tells of the time of a change: a little ago, nothing, a little ahead, or what cannot be.
+    fn told(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self.chance(6) {
+            0 | 1 => Some(now - TimeDelta::seconds(5)),
+            2 => Some(now + TimeDelta::minutes(4)),
+            3 => Some(now + TimeDelta::hours(4)),
+            _ => None,
+        }
+    }
+
     async fn store(&mut self) {
         let now = self.clock.now();
         if self.chance(10) > 0 || self.deliveries == 0 {
@@ -104,16 +113,15 @@ impl Pair {
         }
         let customer = 1 + self.chance(CUSTOMERS as usize);
         let event = NewEvent {
-            id: self.ids.next(now),
             source: SourceName::parse("shop").expect("a name"),
             target: self.target.clone(),
-            received_at: now,
             delivery: Delivery {
                 delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
                 topic: "customer.updated".into(),
                 customer: Some(ShopCustomerId::parse(format!("c{customer}")).expect("an id")),
                 email: (self.chance(2) == 0).then(|| format!("{}@example.com", self.deliveries)),
-                occurred_at: (self.chance(3) == 0).then(|| now - TimeDelta::seconds(5)),
+                occurred_at: self.told(now),
+                triggered_at: (self.chance(3) == 0).then(|| now - TimeDelta::seconds(1)),
                 concerns: Concerns::Customer,
                 is_asked_for: self.chance(2) == 0,
                 payload: format!(r#"{{"n": {}}}"#, self.deliveries),
@@ -226,8 +234,12 @@ impl Pair {
         let id = FlexportalCustomerId::parse(format!("cus_{}", self.chance(3))).expect("an id");
         let origin = LinkOrigin::Lookup;
         let settled = Acknowledgement {
-            at: now,
-            event: head.unwrap_or(EventId(uuid::Uuid::nil())),
+            key: OrderKey {
+                changed_at: now,
+                is_creation: self.chance(2) == 0,
+                triggered_at: (self.chance(2) == 0).then_some(now),
+                event: head.unwrap_or(EventId(uuid::Uuid::nil())),
+            },
             hash: Some(ValueHash::of(&"v")),
             acked: Some(now),
             deactivated: false,
@@ -410,12 +422,13 @@ impl Pair {
             with of_each as (
                 select
                     w.source, w.shop_customer_id, event.event_id, event.attempts, event.forgiven_attempts,
-                    event.topic, event.payload::text, event.occurred_at, event.received_at, event.traceparent
+                    event.topic, event.payload::text, event.occurred_at, event.triggered_at, event.received_at,
+                    event.traceparent
                 from waiting_customers w
                 cross join lateral waiting_events_of(w.source, w.shop_customer_id) as event
             ),
             of_all as (
-                select waiting.*, d.topic, d.payload::text, d.occurred_at, d.received_at, d.traceparent
+                select waiting.*, d.topic, d.payload::text, d.occurred_at, d.triggered_at, d.received_at, d.traceparent
                 from waiting_events waiting
                 join deliveries d on d.id = waiting.event_id
             )
@@ -436,7 +449,8 @@ fn about(look: &Look) -> (bool, bool, bool) {
 
 fn events(events: &[WaitingEvent]) -> Vec<impl PartialEq + std::fmt::Debug> {
     let told = events.iter().map(|event| {
-        (event.id, event.attempts, event.forgiven_attempts, event.occurred_at, event.traceparent.as_deref())
+        let times = (event.occurred_at, event.triggered_at, event.received_at);
+        (event.id, event.attempts, event.forgiven_attempts, times, event.traceparent.as_deref())
     });
     told.collect()
 }

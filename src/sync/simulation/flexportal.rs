@@ -10,9 +10,8 @@ use tokio::time::Instant;
 
 use super::history::{Fault, Setting};
 use super::{Chance, Steps};
-use crate::domain::Clock;
+use crate::domain::{Clock, OrderKey};
 use crate::flexportal::{Api, Exchange, FlexportalError, Found, Operation, UpdateCustomer, Updated};
-use crate::sync::fold::Moment;
 
 /// On its way to FlexPortal a request takes this long at most: what the budget leaves for the network.
 const LONGEST_WAY: Duration = Duration::from_millis(240);
@@ -40,7 +39,7 @@ pub(super) struct State {
     /// PUTs that were sent and can still be carried out, by customer.
     under_way: BTreeMap<String, usize>,
     /// When a value was said.
-    said: BTreeMap<(String, String), Vec<Moment>>,
+    said: BTreeMap<(String, String), Vec<OrderKey>>,
     /// Values that must not be sent any more.
     erased: BTreeSet<String>,
     /// What should never have happened.
@@ -170,8 +169,8 @@ impl State {
         values.get(field).map(String::as_str)
     }
 
-    pub(super) fn is_said(&mut self, field: &str, value: &str, moment: Moment) {
-        self.said.entry((field.to_owned(), value.to_owned())).or_default().push(moment);
+    pub(super) fn is_said(&mut self, field: &str, value: &str, key: OrderKey) {
+        self.said.entry((field.to_owned(), value.to_owned())).or_default().push(key);
     }
 
     pub(super) fn is_erased(&mut self, values: impl Iterator<Item = String>) {
@@ -229,9 +228,9 @@ impl State {
         }
         for (field, value) in given {
             if let Some(before) = values.get(&field) {
-                let moments = |value: &str| self.said.get(&(field.clone(), value.to_owned()));
-                let newest = moments(&value).and_then(|moments| moments.iter().max());
-                let oldest_before = moments(before).and_then(|moments| moments.iter().min());
+                let keys = |value: &str| self.said.get(&(field.clone(), value.to_owned()));
+                let newest = keys(&value).and_then(|keys| keys.iter().max());
+                let oldest_before = keys(before).and_then(|keys| keys.iter().min());
                 if newest < oldest_before {
                     self.wrong.push(format!("{id}: {field} went back from {before} to {value}, which is older"));
                 }

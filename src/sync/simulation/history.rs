@@ -59,7 +59,7 @@ pub(super) enum Action {
     /// The shop tells of a change.
     Deliver {
         customer: usize,
-        seconds_ago: u8,
+        told: Told,
         says: Vec<(usize, Value)>,
         with_id: bool,
     },
@@ -105,6 +105,17 @@ pub(super) enum Action {
     },
 }
 
+/// What the shop tells of the time of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// So many seconds ago, by a clock that is right.
+    Ago(i64),
+    /// In so many seconds: a clock that is ahead, or another time zone's.
+    Ahead(i64),
+    /// Nothing: it was just now.
+    Nothing,
+}
+
 /// What a field is said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Value {
@@ -136,6 +147,18 @@ pub(super) enum Fault {
     Limiting,
 }
 
+const TOLD: [Told; 9] = [
+    Told::Ago(0),
+    Told::Ago(0),
+    Told::Ago(0),
+    Told::Ago(1),
+    Told::Ago(30),
+    Told::Ahead(200),
+    Told::Ahead(4 * 3600),
+    Told::Nothing,
+    Told::Nothing,
+];
+
 const FAULTS: [Fault; 6] =
     [Fault::None, Fault::Some, Fault::Down, Fault::Hanging, Fault::Unauthorized, Fault::Limiting];
 
@@ -165,8 +188,8 @@ fn action_by_chance(chance: &Chance, customers: usize, fields: usize) -> Action 
     match chance.below(100) {
         0..=49 => {
             let says = (0..chance.below(4)).map(|_| (chance.below(fields), value_by_chance(chance))).collect();
-            let seconds_ago = [0, 0, 0, 1, 30][chance.below(5)];
-            Action::Deliver { customer, seconds_ago, says, with_id: chance.of(0.2) }
+            let told = TOLD[chance.below(TOLD.len())];
+            Action::Deliver { customer, told, says, with_id: chance.of(0.2) }
         }
         50..=54 => Action::DeliverAgain,
         55..=79 => {
@@ -217,8 +240,8 @@ fn any_action() -> impl Strategy<Value = Action> {
     let says = prop::collection::vec((0..FIELDS, value), 0..4);
     let customer = 0..CUSTOMERS;
     prop_oneof![
-        8 => (customer.clone(), prop::sample::select(vec![0_u8, 0, 1, 30]), says, prop::bool::weighted(0.2)).prop_map(
-            |(customer, seconds_ago, says, with_id)| Action::Deliver { customer, seconds_ago, says, with_id }
+        8 => (customer.clone(), prop::sample::select(TOLD.to_vec()), says, prop::bool::weighted(0.2)).prop_map(
+            |(customer, told, says, with_id)| Action::Deliver { customer, told, says, with_id }
         ),
         1 => Just(Action::DeliverAgain),
         4 => (0_u64..60_000).prop_map(|millis| Action::Pass(Duration::from_millis(millis))),

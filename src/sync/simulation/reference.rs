@@ -1,14 +1,13 @@
 //! What must be at FlexPortal in the end. Short enough to be read: for each field of a customer the newest word of all
-//! that was accepted counts, by the shop's time and then by arrival.
+//! that was accepted counts.
 
 use std::collections::BTreeMap;
 
 use super::history::Value;
-use crate::domain::{EventId, EventStatus};
-use crate::sync::fold::Moment;
+use crate::domain::{EventId, EventStatus, OrderKey};
 
 /// The accepted words of one customer: field, when, what.
-pub(super) type Words = BTreeMap<(&'static str, Moment), (Value, String)>;
+pub(super) type Words = BTreeMap<(&'static str, OrderKey), (Value, String)>;
 
 /// What is wrong with a field, if anything is.
 ///
@@ -20,11 +19,11 @@ pub(super) fn check(
     at_flexportal: Option<&str>,
     status: impl Fn(EventId) -> EventStatus,
 ) -> Option<String> {
-    let ((_, (_, event)), (value, text)) = words.iter().rfind(|((of, _), _)| *of == field)?;
+    let ((_, key), (value, text)) = words.iter().rfind(|((of, _), _)| *of == field)?;
     if *value == Value::Null || at_flexportal == Some(text) {
         return None;
     }
-    match status(*event) {
+    match status(key.event) {
         EventStatus::Failed | EventStatus::Unmatched | EventStatus::Discarded => None,
         status => Some(format!("the newest {field} is {text} ({status}), FlexPortal has {at_flexportal:?}")),
     }

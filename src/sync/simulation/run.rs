@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::flexportal::{Line, SimulatedFlexportal};
-use super::history::{Action, CUSTOMERS, Fault, Setting, Value};
+use super::history::{Action, CUSTOMERS, Fault, Setting, Told, Value};
 use super::reference::{self, Words};
 use super::{Chance, Steps};
 use crate::config::{CountryFormat, ShopKind, Source};
-use crate::domain::{Clock, DeliveryId, Dice, EventId, EventIds, EventStatus, RetryPolicy, ShopCustomerId, TargetName};
+use crate::domain::{Clock, DeliveryId, Dice, EventId, EventStatus, OrderKey, RetryPolicy, ShopCustomerId, TargetName};
 use crate::metrics::Metrics;
 use crate::outbox::in_memory::{Event, InMemory};
 use crate::outbox::{Budget, NewEvent, StoreOutcome, Wake};
@@ -36,7 +36,6 @@ pub(super) struct Simulation {
     replicas: Vec<Replica>,
     shop: Arc<Shop>,
     clock: Clock,
-    ids: EventIds,
     chance: Chance,
     steps: Steps,
     target: TargetName,
@@ -77,7 +76,6 @@ impl Simulation {
             replicas: vec![],
             shop: Arc::new(Shop::new(Source::of_kind(ShopKind::Generic)).expect("a shop")),
             clock,
-            ids: EventIds::default(),
             chance,
             steps,
             target,
@@ -133,13 +131,12 @@ impl Simulation {
 
     pub(super) async fn carry_out(&mut self, action: &Action) {
         match action {
-            Action::Deliver { customer, seconds_ago, says, with_id } => {
-                self.deliver(*customer, *seconds_ago, says, *with_id);
+            Action::Deliver { customer, told, says, with_id } => {
+                self.deliver(*customer, *told, says, *with_id);
             }
             Action::DeliverAgain => {
                 if let Some(last) = self.last.clone().filter(|_| !self.is_away()) {
-                    let again = NewEvent { id: self.ids.next(self.clock.now()), ..last };
-                    assert!(matches!(self.store.store(&again), StoreOutcome::Duplicate(_)));
+                    assert!(matches!(self.store.store(&last), StoreOutcome::Duplicate(_)));
                 }
             }
             Action::Pass(time) => tokio::time::sleep(*time).await,
@@ -220,23 +217,30 @@ impl Simulation {
     }
 
     /// The shop tells of a change. While the database is away it is answered 503, and nothing was promised.
-    fn deliver(&mut self, customer: usize, seconds_ago: u8, says: &[(usize, Value)], with_id: bool) {
+    fn deliver(&mut self, customer: usize, told: Told, says: &[(usize, Value)], with_id: bool) {
         if self.is_away() {
             return;
         }
         self.deliveries += 1;
         let now = self.clock.now();
-        let id = self.ids.next(now);
-        let occurred_at = now - TimeDelta::seconds(seconds_ago.into());
+        let occurred_at = match told {
+            Told::Ago(seconds) => Some(now - TimeDelta::seconds(seconds)),
+            Told::Ahead(seconds) => Some(now + TimeDelta::seconds(seconds)),
+            Told::Nothing => None,
+        };
         let mut data = json!({"customerId": format!("shop-{customer}"), "email": email(customer)});
         if let Some(flexportal_id) = self.flexportal.state().id_of(&email(customer)).filter(|_| with_id) {
             data["flexportalCustomerId"] = json!(flexportal_id);
         }
         let words = self.words.entry(customer).or_default();
+        let mut said = Vec::new();
         for (field, value) in says {
             let name = FIELD_NAMES[*field];
-            let mut texts: Vec<_> =
-                words.iter().filter(|((of, _), _)| *of == name).map(|((_, (_, id)), (_, text))| (*id, text)).collect();
+            let mut texts: Vec<_> = words
+                .iter()
+                .filter(|((of, _), _)| *of == name)
+                .map(|((_, key), (_, text))| (key.event, text))
+                .collect();
             texts.sort_unstable();
             let once = |back: usize| texts.iter().rev().nth(back).map(|(_, text)| (*text).clone());
             let new = || format!("{customer}.{}", self.deliveries);
@@ -249,8 +253,7 @@ impl Simulation {
             };
             let value = if text.is_empty() { Value::Null } else { *value };
             data[name] = if text.is_empty() { json!(null) } else { json!(text) };
-            self.flexportal.state().is_said(name, &text, (occurred_at, id));
-            words.insert((name, (occurred_at, id)), (value, text));
+            said.push((name, value, text));
         }
         let payload = json!({"type": "customer.updated", "timestamp": occurred_at, "data": data}).to_string();
         let topic = "customer.updated".to_owned();
@@ -261,19 +264,39 @@ impl Simulation {
             email: event.email().map(str::to_owned),
             is_asked_for: event.flexportal_id.is_none(),
             customer: Some(event.customer),
-            occurred_at: Some(occurred_at),
+            occurred_at,
+            triggered_at: None,
             concerns: Concerns::Customer,
             payload,
             warnings: vec![],
         };
         let source = self.shop.source().name.clone();
         let target = self.target.clone();
-        let event = NewEvent { id, source, target, received_at: now, delivery, traceparent: None };
-        if self.chance.of(self.setting.loses_events) {
-            return;
+        let event = NewEvent { source, target, delivery, traceparent: None };
+        let is_lost = self.chance.of(self.setting.loses_events);
+        let key =
+            if is_lost { OrderKey::at(now, EventId::of_arrival(now, i64::MAX)) } else { self.stored(customer, &event) };
+        let words = self.words.entry(customer).or_default();
+        for (name, value, text) in said {
+            self.flexportal.state().is_said(name, &text, key);
+            words.insert((name, key), (value, text));
         }
-        self.store.store(&event);
-        self.last = Some(event);
+        if !is_lost {
+            self.last = Some(event);
+        }
+    }
+
+    /// Stores a change, and gives its place in the order: of what the shop tells no time of, or none that can be, the last.
+    fn stored(&mut self, customer: usize, event: &NewEvent) -> OrderKey {
+        let StoreOutcome::Stored(id) = self.store.store(event) else { panic!("it is new") };
+        let now = self.clock.now();
+        let state = self.store.state();
+        let place = OrderKey::at(state.events[&id].occurred_at, id);
+        let told = event.delivery.occurred_at.filter(|told| *told <= now + TimeDelta::minutes(5));
+        assert!(told.is_none_or(|told| told == place.changed_at), "a time that can be counts");
+        let newest = self.words.get(&customer).and_then(|words| words.keys().map(|(_, key)| *key).max());
+        assert!(told.is_some() || newest.is_none_or(|newest| newest < place), "{place:?} is older than {newest:?}");
+        place
     }
 
     /// Everything is mended, and nothing new arrives.

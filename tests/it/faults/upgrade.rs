@@ -5,6 +5,8 @@ use std::path::Path;
 use super::*;
 use secrecy::ExposeSecret;
 
+use flexportal_sync::config::ShopKind;
+
 use crate::cli::{folder, program, run};
 
 /// The last migration before bodies were kept as text.
@@ -165,4 +167,28 @@ async fn a_migration_that_is_cut_each_time_is_given_up() {
     let ended = in_time("it gives up", ended).await;
     assert_eq!(ended.code, Some(1), "{}", ended.err);
     assert_eq!(ended.err.matches("beginning it again").count(), 3, "{}", ended.err);
+}
+
+#[tokio::test]
+async fn a_time_far_ahead_that_counted_before_holds_up_no_change_after_the_upgrade() {
+    let (db, fake) = (older_database().await, fake().await);
+    // The program before took what the shop told, and FlexPortal acknowledged it.
+    let acknowledged = "
+        insert into customer_links (source, shop_customer_id, flexportal_customer_id, origin, acknowledged)
+        select 'generic', 'shop-1', 'cus_1', 'event', jsonb_build_object(
+            'company', jsonb_build_object('at', now() + interval '4 hours', 'event', id),
+            'phone', jsonb_build_object('at', now() - interval '1 hour', 'event', id)
+        )
+        from (select ('019ab0d4-5b00-7000-8000-' || '000000000001')::uuid as id) as event";
+    sqlx::raw_sql(acknowledged).execute(&db.pool).await.expect("linked");
+    let process = Process::start(&db.url, &fake).await;
+    let data = json!({"customerId": "shop-1", "flexportalCustomerId": "cus_1", "company": "Right", "phone": "+49"});
+    let body = json!({"type": "customer.updated", "data": data}).to_string();
+    process.deliver(Webhook::new(ShopKind::Generic, "customer.updated", body)).await;
+    eventually("the right change", || {
+        fake.requests().iter().any(|request| {
+            request.body.as_ref().is_some_and(|body| body["company"] == "Right" && body["phone"] == "+49")
+        })
+    })
+    .await;
 }

@@ -62,6 +62,7 @@ pub struct App {
     pub clock: Clock,
     pub worker: Worker,
     pub outbox: Outbox,
+    pub intake: Outbox,
     pub addr: SocketAddr,
     client: reqwest::Client,
     config: Config,
@@ -87,12 +88,12 @@ impl App {
         let config = config(&db, &fake, variables, file);
         let mut service = Service::new(&config, Role::All, clock.clone(), Dice::Loaded(0.5)).expect("a service");
         let worker = service.worker.take().expect("a worker");
-        let outbox = service.outbox().clone();
+        let (outbox, intake) = (service.outbox().clone(), service.intake().clone());
         service.prepare_database(false).await.expect("a database");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (running, _) = service.start(listener, Prepare::Nothing).expect("a start");
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().expect("a client");
-        Self { fake, db, clock, worker, outbox, addr: running.addr, client, config, _running: running }
+        Self { fake, db, clock, worker, outbox, intake, addr: running.addr, client, config, _running: running }
     }
 
     /// The worker of another process on the same database.
