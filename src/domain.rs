@@ -12,6 +12,7 @@ pub mod ids;
 pub mod order;
 pub mod retry;
 pub mod status;
+mod tenant;
 
 pub use acknowledged::{Acknowledged, Acknowledgement, ValueHash};
 pub use clock::{Clock, Dice};
@@ -21,3 +22,4 @@ pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopC
 pub use order::OrderKey;
 pub use retry::RetryPolicy;
 pub use status::EventStatus;
+pub use tenant::Tenant;

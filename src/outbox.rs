@@ -14,6 +14,7 @@
 //! Everything that replicas must agree on is decided by Postgres' clock. Statements take `$n::timestamptz` in
 //! its place, which is null but in tests that move time by hand.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 
-use crate::domain::Clock;
+use crate::config::Target;
+use crate::domain::{Clock, TargetName, Tenant};
 
 mod activity;
 mod arrival;
@@ -62,7 +64,7 @@ pub use queue::Queue;
 pub use read::{Known, Link, WaitingEvent};
 pub use settle::{Attempt, EventResult, Next, Settled, Settlement};
 pub use store::{NewEvent, StoreOutcome};
-pub use targets::{Budget, Grant, HoldReason, Leave, PROBE_INTERVAL};
+pub use targets::{Budget, Grant, HoldReason, KnownTarget, Leave, PROBE_INTERVAL};
 pub use wake::Wake;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -177,6 +179,8 @@ pub struct Outbox {
     warm: warm::Warm,
     options: Arc<PgConnectOptions>,
     clock: Clock,
+    /// Of the targets that this process syncs to.
+    tenants: Arc<BTreeMap<TargetName, Tenant>>,
     heads: Arc<head::Heads>,
     reading: Arc<read::Reading>,
     finishing: Arc<settle::Settling>,
@@ -235,11 +239,23 @@ impl Outbox {
             pool,
             options: Arc::new(options),
             clock,
+            tenants: Arc::default(),
             heads: Arc::default(),
             reading: Arc::default(),
             finishing: Arc::default(),
             settling: Arc::default(),
         })
+    }
+
+    /// The same, for a process that syncs to these targets: it looks at the links of their tenants.
+    #[must_use]
+    pub fn of_targets(mut self, targets: &[Target]) -> Self {
+        self.tenants = Arc::new(targets.iter().map(|target| (target.name.clone(), target.tenant())).collect());
+        self
+    }
+
+    fn tenant_of(&self, target: &TargetName) -> Tenant {
+        self.tenants.get(target).cloned().unwrap_or_default()
     }
 
     /// The clock that this outbox tells Postgres to go by.

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
 use crate::config::{Config, Source};
-use crate::domain::{Clock, Dice, TargetName};
+use crate::domain::{Clock, Dice};
 use crate::http::{self, AppState, Standing};
 use crate::inspect::Previewer;
 use crate::metrics::Metrics;
-use crate::outbox::{Committer, Outbox, StoreError, Wake};
+use crate::outbox::{Committer, KnownTarget, Outbox, StoreError, Wake};
 use crate::shops::Shop;
 use crate::sync::Worker;
 use crate::upkeep::Upkeep;
@@ -82,8 +82,7 @@ pub struct Service {
     max_body_bytes: usize,
     retention: Duration,
     role: Role,
-    /// With their requests a minute.
-    targets: Vec<(TargetName, u32)>,
+    targets: Vec<KnownTarget>,
     /// The admin API and the console, where there is a token.
     admin: Option<axum::Router>,
 }
@@ -104,7 +103,9 @@ impl Service {
     /// What of the configuration cannot be used.
     pub fn new(config: &Config, role: Role, clock: Clock, dice: Dice) -> anyhow::Result<Self> {
         let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
-        let outbox = Outbox::new(database_url, CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
+        let outbox = Outbox::new(database_url, CONNECTIONS, clock.clone())
+            .map_err(anyhow::Error::msg)?
+            .of_targets(&config.targets);
         let intake = Outbox::for_intake(database_url, INTAKE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
         let shops: Vec<_> = config
             .sources
@@ -123,7 +124,8 @@ impl Service {
             .transpose()
             .map_err(anyhow::Error::msg)?;
         let admin = config.admin_token.as_ref().map(|token| {
-            let outbox = Outbox::for_people(database_url, ADMIN_CONNECTIONS, clock.clone())?;
+            let outbox =
+                Outbox::for_people(database_url, ADMIN_CONNECTIONS, clock.clone())?.of_targets(&config.targets);
             let previewer = Arc::new(Previewer::new(config, &shops)?);
             Ok(admin::router(AdminState { outbox, previewer }, token))
         });
@@ -141,7 +143,7 @@ impl Service {
             max_body_bytes: config.max_body_bytes,
             retention: config.retention,
             role,
-            targets: config.targets.iter().map(|target| (target.name.clone(), target.rate_limit_per_minute)).collect(),
+            targets: config.targets.iter().map(KnownTarget::from).collect(),
         })
     }
 

@@ -24,6 +24,7 @@ pub(super) async fn outbox(file: Option<&Path>) -> anyhow::Result<(Config, Outbo
     let config = configure(file, Needs::DATABASE)?;
     let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
     let outbox = Outbox::for_people(database_url, 1, Clock::System).map_err(anyhow::Error::msg)?;
+    let outbox = outbox.of_targets(&config.targets);
     if outbox.missing_migrations().await? > 0 {
         return Err(StoreError::NotMigrated.into());
     }

@@ -14,7 +14,7 @@ use super::fault::{Findings, Given, Origin};
 use super::file::Entry;
 use super::layers::{self, Layers};
 use super::{check, settings};
-use crate::domain::TargetName;
+use crate::domain::{TargetName, Tenant};
 
 /// A claim lasts 30 s and must outlast the longest request, so that nobody takes a customer over whose request
 /// can still arrive.
@@ -39,6 +39,15 @@ pub struct Target {
     pub country_format: CountryFormat,
     /// `FLEXPORTAL_SEND_EMAIL`: sends `email`, which the documented schema does not have.
     pub send_email: bool,
+}
+
+impl Target {
+    /// Whose links and acknowledgements are looked at.
+    #[must_use]
+    pub fn tenant(&self) -> Tenant {
+        let base_url = self.base_url.as_str().trim_end_matches('/').to_owned();
+        Tenant { base_url, tenant_id: self.tenant_id.clone() }
+    }
 }
 
 /// `FLEXPORTAL_COUNTRY_FORMAT`.

@@ -87,7 +87,7 @@ impl Previewer {
         change: &WaitingEvent,
     ) -> Result<Preview, PreviewError> {
         let shop = self.shop(source)?;
-        let (known, _) = outbox.known(source, customer).await?;
+        let known = outbox.known(source, customer, &shop.source().target).await?;
         let last_sent = outbox.last_sent(source, customer).await?;
         // A tenant without credentials here is previewed with the defaults.
         let wishes = self.wishes.get(&shop.source().target).copied();

@@ -147,15 +147,13 @@ impl Outbox {
                       and deliveries.shop_customer_id = asked.shop_customer_id
                       and deliveries.id >= $3
                 ) as stored,
-                link.acknowledged as "acknowledged?: Json<serde_json::Value>"
+                (
+                    select jsonb_agg(acknowledged)
+                    from customer_links
+                    where customer_links.source = asked.source
+                      and customer_links.shop_customer_id = asked.shop_customer_id
+                ) as "acknowledged: Json<Vec<serde_json::Value>>"
             from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
-            left join lateral (
-                select acknowledged
-                from customer_links
-                where customer_links.source = asked.source
-                  and customer_links.shop_customer_id = asked.shop_customer_id
-                offset 0                         -- one by one, by the index: see LIVE
-            ) as link on true
             "#,
             &sources as _,
             &customers as _,
@@ -167,8 +165,9 @@ impl Outbox {
         let newest = rows.into_iter().filter_map(|row| {
             let place = usize::try_from(row.position).ok()?.checked_sub(1)?;
             // What cannot be read is found out by whoever syncs the customer; no delivery is refused for it.
-            let acknowledged = row.acknowledged.and_then(|known| serde_json::from_value::<Acknowledged>(known.0).ok());
-            let acknowledged = acknowledged.and_then(|known| Some(known.newest()?.changed_at));
+            let read = |known| serde_json::from_value::<Acknowledged>(known).ok();
+            let acknowledged = row.acknowledged.into_iter().flat_map(|links| links.0).filter_map(read);
+            let acknowledged = acknowledged.filter_map(|known| Some(known.newest()?.changed_at)).max();
             Some((*keys.get(place)?, row.stored.max(acknowledged)?))
         });
         Ok(newest.collect())

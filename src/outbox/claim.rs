@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::head::{Begin, FROM_THE_BEGINNING};
 use super::{LEASE, Outbox, StoreError, seconds};
-use crate::domain::{FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName, TargetName, Tenant};
 
 /// A customer whose work nobody else may touch while the lease lasts.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct ClaimedCustomer {
     pub customer: ShopCustomerId,
     /// Proof of the claim.
     pub lease: LeaseId,
+    /// Whose links hold for it.
+    pub(super) tenant: Tenant,
     /// Arrivals as of the claim.
     pub(super) revision: i64,
     /// More events wait than were read at once.
@@ -90,7 +92,7 @@ impl Outbox {
         limit: u32,
         is_free: bool,
     ) -> Result<Vec<ClaimedCustomer>, StoreError> {
-        let lease = LeaseId::fresh();
+        let (lease, tenant) = (LeaseId::fresh(), self.tenant_of(target));
         let [live, retries, replays] = begin;
         let mut connection = self.warm.connection().await?;
         let claimed = sqlx::query!(
@@ -124,6 +126,8 @@ impl Outbox {
                               from customer_links link
                               where link.source = waiting.source
                                 and link.shop_customer_id = waiting.shop_customer_id
+                                and link.base_url = $12
+                                and link.tenant_id = $13
                                 and link.flexportal_customer_id is not null
                               offset 0           -- one by one, by the index: see LIVE
                           )
@@ -230,6 +234,8 @@ impl Outbox {
             replays,
             seconds(QUIET),
             seconds(WAITED),
+            tenant.base_url,
+            tenant.tenant_id,
         )
         .fetch_all(&mut *connection)
         .await?;
@@ -246,6 +252,7 @@ impl Outbox {
                 source: row.source,
                 customer: row.customer,
                 lease,
+                tenant: tenant.clone(),
                 revision: row.revision,
                 has_more: false,
                 linked_to: None,

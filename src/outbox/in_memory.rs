@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{
     Acknowledged, Clock, DeliveryId, EventId, EventStatus, FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName,
-    TargetName,
+    TargetName, Tenant,
 };
 
 mod agreement;
@@ -248,6 +248,7 @@ impl InMemory {
                 source: customer.0.clone(),
                 customer: customer.1.clone(),
                 lease,
+                tenant: Tenant::default(),
                 revision: waiting.revision,
                 has_more: false,
                 linked_to: None,

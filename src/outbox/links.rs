@@ -113,9 +113,23 @@ pub(super) async fn write(
     find(connection, &found).await
 }
 
-/// The keys of customers, as columns.
-fn keys<'a>(claimed: impl Iterator<Item = &'a ClaimedCustomer>) -> (Vec<&'a str>, Vec<&'a str>) {
-    claimed.map(|claimed| (claimed.source.as_str(), claimed.customer.as_str())).unzip()
+/// The keys of links, as columns.
+struct Keys<'a> {
+    sources: Vec<&'a str>,
+    customers: Vec<&'a str>,
+    base_urls: Vec<&'a str>,
+    tenant_ids: Vec<&'a str>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(claimed: impl Iterator<Item = &'a ClaimedCustomer> + Clone) -> Self {
+        Self {
+            sources: claimed.clone().map(|claimed| claimed.source.as_str()).collect(),
+            customers: claimed.clone().map(|claimed| claimed.customer.as_str()).collect(),
+            base_urls: claimed.clone().map(|claimed| claimed.tenant.base_url.as_str()).collect(),
+            tenant_ids: claimed.map(|claimed| claimed.tenant.tenant_id.as_str()).collect(),
+        }
+    }
 }
 
 /// Strips the values of links.
@@ -123,7 +137,7 @@ async fn doubt(connection: &mut sqlx::PgConnection, claimed: &[&ClaimedCustomer]
     if claimed.is_empty() {
         return Ok(());
     }
-    let (sources, customers) = keys(claimed.iter().copied());
+    let keys = Keys::of(claimed.iter().copied());
     sqlx::query!(
         r#"
         update customer_links link
@@ -135,12 +149,17 @@ async fn doubt(connection: &mut sqlx::PgConnection, claimed: &[&ClaimedCustomer]
             ) as before (field, known)
             where jsonb_typeof(known) = 'object'
         )
-        from unnest($1::text[], $2::text[]) as doubted (source, shop_customer_id)
+        from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+            as doubted (source, shop_customer_id, base_url, tenant_id)
         where link.source = doubted.source
           and link.shop_customer_id = doubted.shop_customer_id
+          and link.base_url = doubted.base_url
+          and link.tenant_id = doubted.tenant_id
         "#,
-        &sources as _,
-        &customers as _,
+        &keys.sources as _,
+        &keys.customers as _,
+        &keys.base_urls as _,
+        &keys.tenant_ids as _,
     )
     // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
     .persistent(false)
@@ -157,7 +176,7 @@ async fn drop(
     if links.is_empty() {
         return Ok(());
     }
-    let (sources, customers) = keys(links.iter().map(|(claimed, _)| *claimed));
+    let keys = Keys::of(links.iter().map(|(claimed, _)| *claimed));
     let ids: Vec<_> = links.iter().map(|(_, id)| id.as_str()).collect();
     sqlx::query!(
         r#"
@@ -169,14 +188,19 @@ async fn drop(
             ),
             last_synced_at = null,
             last_occurred_at = null
-        from unnest($1::text[], $2::text[], $3::text[]) as dropped (source, shop_customer_id, flexportal_customer_id)
+        from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+            as dropped (source, shop_customer_id, flexportal_customer_id, base_url, tenant_id)
         where link.source = dropped.source
           and link.shop_customer_id = dropped.shop_customer_id
+          and link.base_url = dropped.base_url
+          and link.tenant_id = dropped.tenant_id
           and link.flexportal_customer_id = dropped.flexportal_customer_id
         "#,
-        &sources as _,
-        &customers as _,
+        &keys.sources as _,
+        &keys.customers as _,
         &ids as _,
+        &keys.base_urls as _,
+        &keys.tenant_ids as _,
     )
     // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
     .persistent(false)
@@ -193,7 +217,7 @@ async fn find(
     if links.is_empty() {
         return Ok(());
     }
-    let (sources, customers) = keys(links.iter().map(|(claimed, ..)| *claimed));
+    let keys = Keys::of(links.iter().map(|(claimed, ..)| *claimed));
     let ids: Vec<_> = links.iter().map(|(_, id, _)| id.as_str()).collect();
     let origins: Vec<_> = links.iter().map(|(.., origin)| origin.as_str()).collect();
     let linked_to: Vec<_> = links.iter().map(|(claimed, ..)| claimed.linked_to()).collect();
@@ -201,14 +225,16 @@ async fn find(
         r#"
         with found as materialized (
             select *
-            from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
-                as found (source, shop_customer_id, flexportal_customer_id, origin, linked_to)
+            from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+                as found (source, shop_customer_id, flexportal_customer_id, origin, linked_to, base_url, tenant_id)
         )
-        insert into customer_links as link (source, shop_customer_id, flexportal_customer_id, origin)
-        select source, shop_customer_id, flexportal_customer_id, origin
+        insert into customer_links as link (
+            source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id
+        )
+        select source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id
         from found
         order by source, shop_customer_id        -- links in one order, as an import takes them
-        on conflict (source, shop_customer_id) do update
+        on conflict (source, shop_customer_id, base_url, tenant_id) do update
         set flexportal_customer_id = excluded.flexportal_customer_id,
             origin = excluded.origin,
             acknowledged = (             -- what was said is said; the values are another customer's
@@ -222,11 +248,13 @@ async fn find(
               select source, shop_customer_id, coalesce(linked_to, '') from found
           )
         "#,
-        &sources as _,
-        &customers as _,
+        &keys.sources as _,
+        &keys.customers as _,
         &ids as _,
         &origins as _,
         &linked_to as _,
+        &keys.base_urls as _,
+        &keys.tenant_ids as _,
     )
     .execute(connection)
     .await?;
@@ -313,9 +341,17 @@ async fn import(
     let row = sqlx::query!(
         r#"
         with given as materialized (
-            select distinct on (source, shop_customer_id) source, shop_customer_id, flexportal_customer_id
+            select distinct on (source, shop_customer_id)
+                source,
+                shop_customer_id,
+                flexportal_customer_id,
+                -- of a source that no process has registered yet: the first one to do so says whose it is
+                coalesce(targets.base_url, '') as base_url,
+                coalesce(targets.tenant_id, '') as tenant_id
             from unnest($1::text[], $2::text[], $3::text[]) with ordinality
                 as line (source, shop_customer_id, flexportal_customer_id, position)
+            left join sources on sources.name = line.source
+            left join targets on targets.name = sources.target
             order by source, shop_customer_id, position desc
         ),
         locked as materialized (
@@ -327,11 +363,13 @@ async fn import(
             for update of waiting
         ),
         imported as (
-            insert into customer_links as known (source, shop_customer_id, flexportal_customer_id, origin)
-            select source, shop_customer_id, flexportal_customer_id, 'import'
+            insert into customer_links as known (
+                source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id
+            )
+            select source, shop_customer_id, flexportal_customer_id, 'import', base_url, tenant_id
             from given, (select count(*) from locked) as all_locked
             order by source, shop_customer_id
-            on conflict (source, shop_customer_id) do update
+            on conflict (source, shop_customer_id, base_url, tenant_id) do update
             set flexportal_customer_id = excluded.flexportal_customer_id,
                 origin = excluded.origin,
                 acknowledged = (             -- what was said is said; the values are another customer's

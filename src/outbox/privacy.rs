@@ -131,7 +131,7 @@ impl Outbox {
         Ok(is_held)
     }
 
-    /// What is known to be acknowledged of a customer: times and hashes.
+    /// What is known to be acknowledged of a customer, by each tenant: times and hashes.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -141,11 +141,17 @@ impl Outbox {
         customer: &ShopCustomerId,
     ) -> Result<Option<serde_json::Value>, StoreError> {
         let acknowledged = sqlx::query_scalar!(
-            "select acknowledged from customer_links where source = $1 and shop_customer_id = $2",
+            r#"
+            -- acknowledged_of
+            select jsonb_agg(jsonb_build_object('baseUrl', base_url, 'tenantId', tenant_id, 'acknowledged', acknowledged))
+            from customer_links
+            where source = $1
+              and shop_customer_id = $2
+            "#,
             source.as_str(),
             customer.as_str(),
         )
-        .fetch_optional(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
         Ok(acknowledged)
     }

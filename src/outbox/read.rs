@@ -5,7 +5,7 @@ use sqlx::types::Json;
 
 use super::gathering::Gathering;
 use super::{ClaimedCustomer, Outbox, StoreError};
-use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName};
+use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName, Tenant};
 
 /// Waiting events of one customer that are read at once and go out as one change; what is beyond waits for the next
 /// claim.
@@ -28,8 +28,8 @@ pub struct Known {
     pub link: Option<Link>,
 }
 
-/// A shop's customer.
-type Key = (SourceName, ShopCustomerId);
+/// A shop's customer, and the tenant whose link of it is asked for.
+type Key = (SourceName, ShopCustomerId, Tenant);
 
 /// Where readings gather; `None` for what did not come off together.
 pub(super) type Reading = Gathering<Key, Option<(Known, bool)>>;
@@ -74,18 +74,33 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`].
     pub async fn read(&self, claimed: &mut ClaimedCustomer) -> Result<Known, StoreError> {
-        let (known, has_more) = self.known(&claimed.source, &claimed.customer).await?;
+        let (known, has_more) =
+            self.known_of((claimed.source.clone(), claimed.customer.clone(), claimed.tenant.clone())).await?;
         claimed.has_more = has_more;
         claimed.linked_to = known.link.as_ref().and_then(|link| link.flexportal_id.clone());
         Ok(known)
     }
 
-    /// What is known of a customer, claimed or not, and whether more of its events wait than are read at once.
+    /// What is known of a customer that may not be claimed, as the sync to a target sees it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn known(&self, source: &SourceName, customer: &ShopCustomerId) -> Result<(Known, bool), StoreError> {
-        let asked = (source.clone(), customer.clone());
+    pub async fn known(
+        &self,
+        source: &SourceName,
+        customer: &ShopCustomerId,
+        target: &TargetName,
+    ) -> Result<Known, StoreError> {
+        let tenant = match self.tenants.get(target) {
+            Some(tenant) => tenant.clone(),
+            // Who asks has no credentials for it: what the service has counts.
+            None => self.registered_tenant(target).await?,
+        };
+        Ok(self.known_of((source.clone(), customer.clone(), tenant)).await?.0)
+    }
+
+    /// What is known of a customer, and whether more of its events wait than are read at once.
+    async fn known_of(&self, asked: Key) -> Result<(Known, bool), StoreError> {
         let together = async |asked: Vec<Key>| match self.known_of_all(&asked).await {
             Ok(known) => known.into_iter().map(Some).collect(),
             // Whose fault it was shows when each is read alone.
@@ -101,14 +116,17 @@ impl Outbox {
     /// The same of several customers, in their order.
     #[expect(clippy::too_many_lines, reason = "one statement, and its rows")]
     async fn known_of_all(&self, asked: &[Key]) -> Result<Vec<(Known, bool)>, StoreError> {
-        let (sources, customers): (Vec<_>, Vec<_>) =
-            asked.iter().map(|(source, customer)| (source.as_str(), customer.as_str())).unzip();
+        let sources: Vec<_> = asked.iter().map(|(source, ..)| source.as_str()).collect();
+        let customers: Vec<_> = asked.iter().map(|(_, customer, _)| customer.as_str()).collect();
+        let base_urls: Vec<_> = asked.iter().map(|(.., tenant)| tenant.base_url.as_str()).collect();
+        let tenant_ids: Vec<_> = asked.iter().map(|(.., tenant)| tenant.tenant_id.as_str()).collect();
         let mut connection = self.warm.connection().await?;
         let rows = sqlx::query!(
             r#"
             with asked as (
                 select *
-                from unnest($1::text[], $2::text[]) with ordinality as asked (source, shop_customer_id, position)
+                from unnest($1::text[], $2::text[], $5::text[], $6::text[]) with ordinality
+                    as asked (source, shop_customer_id, base_url, tenant_id, position)
             ),
             found as (
                 select
@@ -156,6 +174,8 @@ impl Outbox {
                 from customer_links
                 where customer_links.source = asked.source
                   and customer_links.shop_customer_id = asked.shop_customer_id
+                  and customer_links.base_url = asked.base_url
+                  and customer_links.tenant_id = asked.tenant_id
                 offset 0                         -- one by one, by the index: see LIVE
             ) as link on true
             left join found event
@@ -168,6 +188,8 @@ impl Outbox {
             &customers as _,
             MAX_EVENTS,
             MAX_BYTES,
+            &base_urls as _,
+            &tenant_ids as _,
         )
         .fetch_all(&mut *connection)
         .await?;
@@ -200,7 +222,7 @@ impl Outbox {
             *has_more = row.waiting > i64::try_from(known.waiting.len()).unwrap_or(0);
         }
         for place in given_up {
-            let (source, customer) = &asked[place];
+            let (source, customer, _) = &asked[place];
             known[place].0.given_up = self.given_up_events(source, customer).await?;
         }
         Ok(known)

@@ -412,23 +412,25 @@ async fn write(
         known as materialized (
             select *
             from unnest(
-                $35::bigint[], $36::text[], $37::text[], $38::text[], $39::timestamptz[], $40::timestamptz[], $41::jsonb[]
+                $35::bigint[], $36::text[], $37::text[], $38::text[], $39::timestamptz[], $40::timestamptz[], $41::jsonb[],
+                $43::text[], $44::text[]
             ) as known (
-                place, flexportal_customer_id, origin, linked_to, synced_at, occurred_at, acknowledged
+                place, flexportal_customer_id, origin, linked_to, synced_at, occurred_at, acknowledged, base_url, tenant_id
             )
             join held using (place)
         ),
         linked as (
             -- links in one order, as an import takes them
             insert into customer_links as link (
-                source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged
+                source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged,
+                base_url, tenant_id
             )
             select
                 source, shop_customer_id, flexportal_customer_id, coalesce(origin, 'event'), synced_at, occurred_at,
-                acknowledged
+                acknowledged, base_url, tenant_id
             from known
             order by source, shop_customer_id
-            on conflict (source, shop_customer_id) do update
+            on conflict (source, shop_customer_id, base_url, tenant_id) do update
             set flexportal_customer_id = excluded.flexportal_customer_id,
                 origin = case
                     when (link.source, link.shop_customer_id) in (
@@ -490,6 +492,8 @@ async fn write(
         &column(&links, |(_, _, known)| known.occurred_at) as _,
         &column(&links, |(_, _, known)| Json(known.acknowledged)) as _,
         &column(calls, |call| is_given_back(call)),
+        &column(&links, |(_, claimed, _)| claimed.tenant.base_url.as_str()) as _,
+        &column(&links, |(_, claimed, _)| claimed.tenant.tenant_id.as_str()) as _,
     )
     .fetch_all(executor)
     .await?;

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Outbox, StoreError, seconds};
-use crate::config::Source;
-use crate::domain::{SourceName, TargetName};
+use crate::config::{Source, Target};
+use crate::domain::{SourceName, TargetName, Tenant};
 
 /// A target's limit, as spacing and burst.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +21,24 @@ pub struct Budget {
     pub(super) spacing: Duration,
     /// How early a place may be used.
     pub(super) early: Duration,
+}
+
+/// A configured target, as the database knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownTarget {
+    /// Its name.
+    pub name: TargetName,
+    /// Requests a minute; 0 for no limit.
+    pub rate_limit_per_minute: u32,
+    /// Whose links hold for it.
+    pub tenant: Tenant,
+}
+
+impl From<&Target> for KnownTarget {
+    fn from(target: &Target) -> Self {
+        let (name, tenant) = (target.name.clone(), target.tenant());
+        Self { name, rate_limit_per_minute: target.rate_limit_per_minute, tenant }
+    }
 }
 
 /// What came of asking for leave to make requests.
@@ -137,26 +155,36 @@ impl Budget {
 }
 
 impl Outbox {
-    /// Notes the configured sources, and targets with their requests a minute, and moves work that waits for a source to its target.
+    /// Notes the configured sources, and targets with their requests a minute and their tenants; moves work that waits for
+    /// a source to its target, and ties links that were given before its tenant was known to it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn register(&self, sources: &[&Source], targets: &[(TargetName, u32)]) -> Result<(), StoreError> {
+    pub async fn register(&self, sources: &[&Source], targets: &[KnownTarget]) -> Result<(), StoreError> {
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str().to_owned()).collect();
         let kinds: Vec<_> = sources.iter().map(|source| source.kind.as_str().to_owned()).collect();
         let of: Vec<_> = sources.iter().map(|source| source.target.as_str().to_owned()).collect();
-        let limits: Vec<_> = targets.iter().map(|(_, limit)| i32::try_from(*limit).unwrap_or(i32::MAX)).collect();
-        let targets: Vec<_> = targets.iter().map(|(target, _)| target.as_str().to_owned()).collect();
+        let limit = |target: &KnownTarget| i32::try_from(target.rate_limit_per_minute).unwrap_or(i32::MAX);
+        let limits: Vec<_> = targets.iter().map(limit).collect();
+        let base_urls: Vec<_> = targets.iter().map(|target| target.tenant.base_url.clone()).collect();
+        let tenant_ids: Vec<_> = targets.iter().map(|target| target.tenant.tenant_id.clone()).collect();
+        let targets: Vec<_> = targets.iter().map(|target| target.name.as_str().to_owned()).collect();
         sqlx::query!(
             r#"
-            insert into targets as known (name, rate_limit_per_minute)
-            select * from unnest($1::text[], $2::integer[])
+            -- register_targets
+            insert into targets as known (name, rate_limit_per_minute, base_url, tenant_id)
+            select * from unnest($1::text[], $2::integer[], $3::text[], $4::text[])
             on conflict (name) do update
-            set rate_limit_per_minute = excluded.rate_limit_per_minute
-            where known.rate_limit_per_minute is distinct from excluded.rate_limit_per_minute
+            set rate_limit_per_minute = excluded.rate_limit_per_minute,
+                base_url = excluded.base_url,
+                tenant_id = excluded.tenant_id
+            where (known.rate_limit_per_minute, known.base_url, known.tenant_id)
+                is distinct from (excluded.rate_limit_per_minute, excluded.base_url, excluded.tenant_id)
             "#,
             &targets,
             &limits,
+            &base_urls,
+            &tenant_ids,
         )
         .execute(&self.pool)
         .await?;
@@ -180,20 +208,6 @@ impl Outbox {
                 select * from unnest($1::text[], $2::text[], $3::text[])
                 on conflict (name) do update set kind = excluded.kind, target = excluded.target
                 returning name, target
-            ),
-            moved as (
-                -- sees the table as it was before the statement
-                select configured.name
-                from configured
-                join sources before on before.name = configured.name and before.target <> configured.target
-            ),
-            forgotten as (
-                update customer_links
-                set acknowledged = (             -- what was said is said; the values are another tenant's
-                    select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
-                    from jsonb_each(acknowledged) as before (field, known)
-                )
-                where source in (select name from moved)
             )
             update waiting_customers waiting
             set target = configured.target
@@ -209,7 +223,62 @@ impl Outbox {
         )
         .execute(&self.pool)
         .await?;
+        self.adopt_links().await?;
         self.catch_up_numbers().await
+    }
+
+    /// Links that were given before a source's tenant was known are that tenant's; over those that it has, since a person
+    /// gave them, or none was there.
+    async fn adopt_links(&self) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"
+            -- adopt_links
+            with adopted as (
+                delete from customer_links link
+                using sources, targets
+                where link.base_url = ''
+                  and sources.name = link.source
+                  and targets.name = sources.target
+                  and targets.base_url <> ''
+                returning
+                    link.source, link.shop_customer_id, link.flexportal_customer_id, link.origin, link.last_synced_at,
+                    link.last_occurred_at, link.acknowledged, targets.base_url, targets.tenant_id
+            )
+            insert into customer_links as known (
+                source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged,
+                base_url, tenant_id
+            )
+            select *
+            from adopted
+            order by source, shop_customer_id        -- links in one order, as an import takes them
+            on conflict (source, shop_customer_id, base_url, tenant_id) do update
+            set flexportal_customer_id = excluded.flexportal_customer_id,
+                origin = excluded.origin,
+                acknowledged = (             -- what was said is said; the values are another customer's
+                    select coalesce(jsonb_object_agg(field, before.known - 'hash' - 'acked'), '{}')
+                    from jsonb_each(known.acknowledged) as before (field, known)
+                ),
+                last_synced_at = null,
+                last_occurred_at = null
+            where known.flexportal_customer_id is distinct from excluded.flexportal_customer_id
+            "#,
+        )
+        .persistent(false)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// The tenant of a target, as the process that started last has it.
+    pub(super) async fn registered_tenant(&self, target: &TargetName) -> Result<Tenant, StoreError> {
+        let tenant = sqlx::query_as!(
+            Tenant,
+            "-- registered_tenant\n select base_url, tenant_id from targets where name = $1",
+            target.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(tenant.unwrap_or_default())
     }
 
     /// The sources that were ever configured.

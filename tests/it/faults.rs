@@ -19,6 +19,7 @@ mod limit;
 mod postgres;
 mod replicas;
 mod soak;
+mod tenants;
 mod upgrade;
 
 /// Nothing waits any more, and nothing was given up.

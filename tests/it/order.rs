@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use flexportal_sync::config::ShopKind;
-use flexportal_sync::domain::TargetName;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -192,13 +191,12 @@ async fn a_start_makes_sure_that_numbers_go_on_past_what_is_stored() {
         .execute(&app.db.pool)
         .await
         .expect("restored");
-    let targets = [(TargetName::parse("default").expect("a name"), 0)];
-    app.outbox.register(&[], &targets).await.expect("registered");
+    app.outbox.register(&[], &[]).await.expect("registered");
     app.deliver(change(1, None, "2")).await;
     assert!(app.count("select max(arrival) from deliveries").await > 5_000_000);
     assert_eq!(app.count("select count(*) from deliveries where arrival > 5000000").await, 1);
     let next = app.count("select last_value from arrival_numbers").await;
-    app.outbox.register(&[], &targets).await.expect("registered");
+    app.outbox.register(&[], &[]).await.expect("registered");
     assert_eq!(app.count("select last_value from arrival_numbers").await, next, "nothing is behind any more");
 }
 

@@ -7,7 +7,7 @@ use sqlx::Row;
 use super::*;
 use crate::domain::{Acknowledgement, Dice, Field, OrderKey, ValueHash};
 use crate::outbox::scratch::Scratch;
-use crate::outbox::{DoneBy, LinkOrigin, Outbox};
+use crate::outbox::{DoneBy, KnownTarget, LinkOrigin, Outbox};
 use crate::shops::{Concerns, Delivery};
 
 /// Calls in one run.
@@ -36,8 +36,9 @@ async fn the_store_in_memory_does_what_the_real_one_does() {
         // Far ahead of Postgres' own clock, by which retry_sync() goes: what it makes due is due.
         let clock = Clock::manual("2126-01-01T00:00:00Z".parse().expect("a time"));
         let target = TargetName::parse("default").expect("a name");
+        let known = KnownTarget { name: target.clone(), rate_limit_per_minute: 0, tenant: Tenant::default() };
         let real = scratch.outbox(clock.clone()).await;
-        real.register(&[], &[(target.clone(), 0)]).await.expect("registered");
+        real.register(&[], std::slice::from_ref(&known)).await.expect("registered");
         let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
         let pool = real.pool.clone();
         sqlx::raw_sql("alter sequence arrival_numbers restart; truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null")

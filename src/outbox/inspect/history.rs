@@ -206,7 +206,7 @@ impl Outbox {
                         and t.rate_limit_per_minute > 0
                         and not (w.is_asked_for and not exists (
                             select
-                            from customer_links link
+                            from current_links link
                             where link.source = w.source
                               and link.shop_customer_id = w.shop_customer_id
                               and link.flexportal_customer_id is not null

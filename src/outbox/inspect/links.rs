@@ -53,13 +53,13 @@ impl Outbox {
             LinkRow,
             r#"
             select
-                source as "source: SourceName",
-                shop_customer_id,
+                source as "source!: SourceName",
+                shop_customer_id as "shop_customer_id!",
                 flexportal_customer_id as "flexportal_customer_id!",
-                origin,
+                origin as "origin!",
                 last_synced_at,
                 last_occurred_at
-            from customer_links
+            from current_links
             where flexportal_customer_id is not null
               and ($1::text is null or source = $1)
               and ($2::text is null or shop_customer_id = $2)
