@@ -82,6 +82,7 @@ impl World {
             hash: Some(hash),
             acked: Some(at),
             deactivated: false,
+            deleted: false,
         };
         Acknowledged(sent.into_iter().map(|(field, hash)| (field, acknowledged(hash))).collect())
     }

@@ -47,6 +47,7 @@ mod retention;
 #[cfg(test)]
 mod scratch;
 mod settle;
+mod sharing;
 mod store;
 mod targets;
 mod wake;
@@ -63,6 +64,7 @@ pub use privacy::PrivacyRequest;
 pub use queue::Queue;
 pub use read::{Known, Link, WaitingEvent};
 pub use settle::{Attempt, EventResult, Next, Settled, Settlement};
+pub use sharing::Sharer;
 pub use store::{NewEvent, StoreOutcome};
 pub use targets::{Budget, Grant, HoldReason, KnownTarget, Leave, PROBE_INTERVAL};
 pub use wake::Wake;
@@ -181,6 +183,7 @@ pub struct Outbox {
     clock: Clock,
     /// Of the targets that this process syncs to.
     tenants: Arc<BTreeMap<TargetName, Tenant>>,
+    hash_key: Arc<tokio::sync::OnceCell<sharing::HashKey>>,
     heads: Arc<head::Heads>,
     reading: Arc<read::Reading>,
     finishing: Arc<settle::Settling>,
@@ -240,6 +243,7 @@ impl Outbox {
             options: Arc::new(options),
             clock,
             tenants: Arc::default(),
+            hash_key: Arc::default(),
             heads: Arc::default(),
             reading: Arc::default(),
             finishing: Arc::default(),

@@ -321,7 +321,11 @@ fn say_text<'a>(says: &mut BTreeMap<Field, Said<'a>>, field: Field, text: json::
     says.insert(field, said);
 }
 
+/// The topics by which shops tell that a customer was deleted.
+pub const DELETION_TOPICS: [&str; 2] = ["customers/delete", "customer.deleted"];
+
 fn say_deleted(source: &Source, event: &mut CustomerEvent<'_>) {
+    event.is_deletion = true;
     match source.policies.on_delete {
         StatusPolicy::Inactive => {
             event.says.insert(Field::Status, Said::Value(FieldValue::Status(CustomerStatus::Inactive)));

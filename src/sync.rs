@@ -12,7 +12,8 @@ use chrono::{DateTime, Utc};
 
 use crate::config::Identity;
 use crate::domain::{
-    Acknowledged, CustomerEvent, Dice, EventId, FlexportalCustomerId, OrderKey, RetryPolicy, ShopCustomerId, SourceName,
+    Acknowledged, CustomerEvent, Dice, EventId, Field, FlexportalCustomerId, OrderKey, RetryPolicy, ShopCustomerId,
+    SourceName,
 };
 use crate::flexportal::{Api, Exchange, FlexportalError, Updated};
 use crate::outbox::{
@@ -28,6 +29,7 @@ pub mod identify;
 pub mod preview;
 mod requests;
 mod settlement;
+pub mod sharing;
 #[cfg(test)]
 mod simulation;
 pub mod translate;
@@ -38,6 +40,7 @@ use fold::ReadEvent;
 use identify::Match;
 use requests::Requests;
 use settlement::{Closing, Unreadable};
+use sharing::StatusWord;
 use translate::Translated;
 pub use worker::{StepOutcome, Worker};
 
@@ -85,13 +88,21 @@ enum End {
     /// There was nothing to send, or nothing new.
     Unchanged { who: Option<Identified> },
     /// FlexPortal has no such customer; `stale` is the id that led nowhere.
-    Unmatched { why: &'static str, stale: Option<FlexportalCustomerId> },
+    Unmatched { why: Unmatched, stale: Option<FlexportalCustomerId> },
     /// A person is needed.
     Failed { error: FlexportalError, who: Option<Identified> },
     /// Once more, later.
     Retry { error: FlexportalError, who: Option<Identified>, delay: Duration },
     /// Nobody's fault: no attempt is counted.
     Later { error: Option<FlexportalError>, who: Option<Identified>, delay: Option<Duration> },
+}
+
+/// Why a customer is unmatched.
+struct Unmatched {
+    /// For counting.
+    cause: &'static str,
+    /// For people: the ids, where there are any.
+    what: String,
 }
 
 /// A customer of FlexPortal, and how we know that it is the shop's.
@@ -120,11 +131,27 @@ pub(crate) async fn sync_customer(
     let link = known.link.as_ref();
     let mut who = known_id(shop, &claimed.customer, &read, link);
     let mut stale = None;
-    // Twice at most: if the id leads nowhere, once more with what a lookup finds.
+    let merged_into = read.iter().rev().find_map(|read| read.event.merged_into.as_ref());
+    if let Some(kept) = merged_into {
+        requests.merge(kept).await?;
+    }
+    let merged_into = merged_into.or(link.and_then(|link| link.merged_into.as_ref()));
+    let mut status_word = None;
+    // Once more if the id leads nowhere, with what a lookup finds; and once it is known who else leads to the customer.
     let (folded, translated, acknowledged, end) = loop {
         let acknowledged = acknowledged_by(who.as_ref(), link, claimed.is_takeover());
-        let folded = fold::fold(&read, &acknowledged);
-        let translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
+        let mut folded = fold::fold(&read, &acknowledged);
+        let head = folded.head.and_then(|head| read.iter().find(|read| read.id() == head));
+        let asks_for_sharers = head.filter(|_| status_word.is_none()).and_then(|head| {
+            let says_deleted = says_deleted(&folded, &read);
+            let returns = returns(link, &acknowledged, head.key);
+            (says_deleted || returns || acknowledged.newest().is_none()).then_some(Sharing { says_deleted, returns })
+        });
+        if let (Some(head), Some(word)) = (head, &status_word) {
+            StatusWord::apply(word, &mut folded, head.key);
+        }
+        let mut translated = translate::translate(&folded.fields, &acknowledged, requests.wishes());
+        translated.warnings.extend(status_word.as_ref().and_then(StatusWord::warning).map(str::to_owned));
         let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
         requests.trace(head, &known.waiting);
         let tried = known.waiting.iter().find(|event| event.id == head);
@@ -137,6 +164,11 @@ pub(crate) async fn sync_customer(
             read: &read,
             may_look_up: shop.source().identity == Identity::Email,
             stale: stale.as_ref(),
+            source: &claimed.source,
+            customer: &claimed.customer,
+            link,
+            merged_into,
+            sharing: asks_for_sharers,
             acknowledged: &acknowledged,
             translated: &translated,
             head,
@@ -149,6 +181,7 @@ pub(crate) async fn sync_customer(
         match came_to {
             Ok(Step::End(end)) => break (folded, translated, acknowledged, Some(end)),
             Ok(Step::LookedUpAgain { found, instead_of }) => (who, stale) = (Some(found), Some(instead_of)),
+            Ok(Step::Reconsidered { who: known, word }) => (who, status_word) = (Some(known), Some(word)),
             Err(Interrupted::NotNow) => {
                 // A customer found meanwhile is kept as link.
                 let end = End::Later { error: None, who: found, delay: None };
@@ -220,6 +253,25 @@ fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent<'_>], link
     Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id })
 }
 
+/// Whether the newest word on the status is that the shop deleted the customer.
+fn says_deleted(folded: &fold::Folded<'_>, read: &[ReadEvent<'_>]) -> bool {
+    let status = folded.fields.get(&Field::Status);
+    status.is_some_and(|status| read.iter().any(|read| read.id() == status.key.event && read.event.is_deletion))
+}
+
+/// Whether a customer that was deleted in the shop, and set inactive for it, is told of again, by something newer.
+fn returns(link: Option<&Link>, acknowledged: &Acknowledged, head: OrderKey) -> bool {
+    let status = link.and_then(|link| link.acknowledged.0.get(&Field::Status));
+    acknowledged.is_deactivated_by_deletion() && status.is_none_or(|status| status.key < head)
+}
+
+/// Why it matters who else leads to the customer, but for a lookup.
+#[derive(Debug, Clone, Copy)]
+struct Sharing {
+    says_deleted: bool,
+    returns: bool,
+}
+
 /// The requests of one customer's sync, in order.
 struct Steps<'a, 'r, Q: Queue, A> {
     rules: &'a Rules,
@@ -230,6 +282,13 @@ struct Steps<'a, 'r, Q: Queue, A> {
     may_look_up: bool,
     /// The id that led nowhere before.
     stale: Option<&'a FlexportalCustomerId>,
+    source: &'a SourceName,
+    customer: &'a ShopCustomerId,
+    link: Option<&'a Link>,
+    /// The customer that the shop merged this one into.
+    merged_into: Option<&'a ShopCustomerId>,
+    /// Until it is known.
+    sharing: Option<Sharing>,
     acknowledged: &'a Acknowledged,
     translated: &'a Translated<'a>,
     /// The event that the requests are recorded under, and which of its attempts this is.
@@ -248,6 +307,11 @@ enum Step {
     LookedUpAgain {
         found: Identified,
         instead_of: FlexportalCustomerId,
+    },
+    /// It is known who else leads to the customer: everything anew, with this word on the status.
+    Reconsidered {
+        who: Identified,
+        word: StatusWord,
     },
 }
 
@@ -273,6 +337,12 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             },
         };
         self.found = Some(who.clone());
+        if let Some(sharing) = self.sharing {
+            let word = self.status_word(sharing, &who.id).await?;
+            if word != StatusWord::AsSaid {
+                return Ok(Step::Reconsidered { who, word });
+            }
+        }
         if is_acknowledged(self.translated, self.acknowledged, self.requests.now()) {
             return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
@@ -288,6 +358,24 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             }
             Err(error) => Step::End(self.end_of_error(error, Some(who))),
         })
+    }
+
+    /// What becomes of the status, by who else leads to the customer.
+    async fn status_word(&mut self, sharing: Sharing, id: &FlexportalCustomerId) -> Result<StatusWord, Interrupted> {
+        if let Some(kept) = self.merged_into.filter(|_| sharing.says_deleted) {
+            return Ok(StatusWord::Withhold(format!(
+                "{id} was not set inactive: the shop merged the customer into {kept}"
+            )));
+        }
+        let mut sharers = self.requests.sharers(id, None).await?;
+        if sharing.says_deleted {
+            return Ok(sharing::on_deletion(id, &sharers));
+        }
+        if sharing.returns {
+            let status_shown = self.link.and_then(|link| link.status_shown);
+            sharers.push(sharing::returned(self.source, self.customer, status_shown));
+        }
+        Ok(sharing::on_return(&sharers))
     }
 
     /// An id led nowhere: the e-mail may lead to another customer, but no more than once.
@@ -307,18 +395,31 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
 
     async fn look_up(&mut self) -> Result<Result<Match, FlexportalError>, Interrupted> {
         let Some(email) = self.email().await? else { return Ok(Ok(Match::None)) };
+        let matching = match self.ask_for(&email).await? {
+            Ok(matching) => matching,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Match::One(id) = matching else { return Ok(Ok(matching)) };
+        let sharers = self.requests.sharers(&id, Some(&email)).await?;
+        Ok(Ok(match sharing::holder(self.source, &sharers) {
+            Some(holder) => Match::Taken { id, by: holder.customer.clone() },
+            None => Match::One(id),
+        }))
+    }
+
+    async fn ask_for(&mut self, email: &str) -> Result<Result<Match, FlexportalError>, Interrupted> {
         for inactive in [false, true] {
             let mut found = Vec::new();
-            for form in identify::forms(&email) {
+            for form in identify::forms(email) {
                 let exchange = self.requests.find_by_email(&form, inactive).await?;
                 match self.recorded(exchange) {
                     Ok(more) => found.extend(more),
                     Err(error) => return Ok(Err(error)),
                 }
             }
-            match identify::matching(&email, &found) {
+            match identify::matching(email, &found) {
                 Match::None => {}
-                answer @ (Match::One(_) | Match::Several) => return Ok(Ok(answer)),
+                answer @ (Match::One(_) | Match::Several | Match::Taken { .. }) => return Ok(Ok(answer)),
             }
         }
         Ok(Ok(Match::None))
@@ -375,11 +476,18 @@ fn is_acknowledged(translated: &Translated<'_>, acknowledged: &Acknowledged, now
 }
 
 fn unmatched(answer: &Match, stale: Option<FlexportalCustomerId>) -> End {
-    let why = match answer {
-        Match::Several => "several FlexPortal customers have this e-mail",
-        Match::One(_) | Match::None => "FlexPortal knows no such customer (yet)",
+    let (cause, what) = match answer {
+        Match::Several => ("several FlexPortal customers have this e-mail", None),
+        Match::One(_) | Match::None => ("FlexPortal knows no such customer (yet)", None),
+        Match::Taken { id, by } => (
+            "the FlexPortal customer with this e-mail is another shop customer's",
+            Some(format!(
+                "FlexPortal's {id} has this e-mail, but is linked to customer {by} of this shop, whose e-mail has changed \
+                 since: say who it is with `links import`"
+            )),
+        ),
     };
-    End::Unmatched { why, stale }
+    End::Unmatched { why: Unmatched { cause, what: what.unwrap_or_else(|| cause.to_owned()) }, stale }
 }
 
 /// For what, and how long, an error holds its whole target, if at all.

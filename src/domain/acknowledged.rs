@@ -33,8 +33,8 @@ impl Acknowledged {
     /// value is known any more, and nothing older may follow.
     pub fn doubt(&mut self, sent: impl Iterator<Item = (Field, OrderKey)>) {
         for (field, key) in sent {
-            let deactivated = self.0.get(&field).is_some_and(|known| known.deactivated);
-            self.0.insert(field, Acknowledgement { key, hash: None, acked: None, deactivated });
+            let (deactivated, deleted) = self.0.get(&field).map_or((false, false), |k| (k.deactivated, k.deleted));
+            self.0.insert(field, Acknowledgement { key, hash: None, acked: None, deactivated, deleted });
         }
     }
 
@@ -42,6 +42,12 @@ impl Acknowledged {
     #[must_use]
     pub fn is_deactivated_by_us(&self) -> bool {
         self.0.get(&Field::Status).is_some_and(|known| known.deactivated)
+    }
+
+    /// Whether that was because the shop had deleted the customer.
+    #[must_use]
+    pub fn is_deactivated_by_deletion(&self) -> bool {
+        self.0.get(&Field::Status).is_some_and(|known| known.deactivated && known.deleted)
     }
 }
 
@@ -61,6 +67,9 @@ pub struct Acknowledgement {
     /// another customer of FlexPortal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deactivated: bool,
+    /// Of the status: that was because the shop had deleted the customer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
 }
 
 /// The first 64 bits of the SHA-256 of a value as JSON, in hex: tells "the same as last time" and no more.

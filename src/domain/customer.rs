@@ -149,6 +149,10 @@ pub struct CustomerEvent<'a> {
     pub occurred_at: Option<DateTime<Utc>>,
     /// Whether the shop tells of the creation: of the same second, any other change is newer.
     pub is_creation: bool,
+    /// Whether the shop tells that it deleted the customer.
+    pub is_deletion: bool,
+    /// The customer that the shop merged this one into.
+    pub merged_into: Option<ShopCustomerId>,
     /// The fields this event speaks for; a field that is absent is left as it is.
     pub says: BTreeMap<Field, Said<'a>>,
     /// What of the payload could not be used, for people. Never holds values.
@@ -164,6 +168,8 @@ impl CustomerEvent<'_> {
             flexportal_id: None,
             occurred_at: None,
             is_creation: false,
+            is_deletion: false,
+            merged_into: None,
             says: BTreeMap::new(),
             warnings: Vec::new(),
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::error::{ErrorBody, shown};
-use super::{FlexportalError, UpdateCustomer, retry_after};
+use super::{FlexportalError, Status, UpdateCustomer, retry_after};
 use crate::config::Target;
 use crate::domain::Clock;
 
@@ -94,6 +94,8 @@ impl<T> Exchange<T> {
 pub struct Updated {
     /// The e-mail FlexPortal has for the customer, if the answer shows it.
     pub email: Option<String>,
+    /// Its status, if the answer shows it.
+    pub status: Option<Status>,
 }
 
 /// One customer of a lookup's answer.
@@ -282,7 +284,11 @@ fn read_update(body: &[u8]) -> Option<Result<Updated, FlexportalError>> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let success = answer.as_object()?.get("success");
     Some(if success == Some(&Value::Bool(true)) {
-        Ok(Updated { email: answer["customer"]["email"].as_str().map(str::to_owned) })
+        let customer = &answer["customer"];
+        Ok(Updated {
+            email: customer["email"].as_str().map(str::to_owned),
+            status: customer["status"].as_str().and_then(Status::of_word),
+        })
     } else {
         let message = answer["message"].as_str().unwrap_or("no reason given");
         Err(FlexportalError::Refused {

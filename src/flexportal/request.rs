@@ -60,6 +60,23 @@ pub enum Status {
     Inactive,
 }
 
+impl Status {
+    /// The word as FlexPortal writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Inactive => "inactive",
+        }
+    }
+
+    /// What FlexPortal's word means.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Active, Self::Inactive].into_iter().find(|status| status.as_str() == word)
+    }
+}
+
 /// FlexPortal `Address`, always whole: whether it replaces or merges is not documented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,12 +12,13 @@ use super::arrival::Before;
 use super::claim::{QUIET, WAITED};
 use super::{
     Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Leave, Link, LinkChange, Look, NewEvent,
-    Next, PROBE_INTERVAL, Queue, Settled, Settlement, StoreError, StoreOutcome, WaitingEvent, Wake,
+    Next, PROBE_INTERVAL, Queue, Settled, Settlement, Sharer, StoreError, StoreOutcome, WaitingEvent, Wake,
 };
 use crate::domain::{
     Acknowledged, Clock, DeliveryId, EventId, EventStatus, FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName,
     TargetName, Tenant,
 };
+use crate::shops::DELETION_TOPICS;
 
 mod agreement;
 
@@ -41,6 +42,8 @@ pub(crate) struct State {
     deliveries: BTreeMap<(SourceName, DeliveryId), EventId>,
     pub(crate) waiting: BTreeMap<Customer, Waiting>,
     pub(crate) links: BTreeMap<Customer, Link>,
+    /// The e-mail of each link, of which the real one keeps a hash.
+    emails: BTreeMap<Customer, String>,
     pub(crate) targets: BTreeMap<TargetName, Target>,
     wakes: Vec<Wake>,
 }
@@ -324,10 +327,20 @@ impl State {
         });
     }
 
-    fn write_link(&mut self, customer: Customer, linked_to: Option<&FlexportalCustomerId>, change: &LinkChange) {
+    fn write_link(
+        &mut self,
+        customer: Customer,
+        linked_to: Option<&FlexportalCustomerId>,
+        change: &LinkChange,
+        now: DateTime<Utc>,
+    ) {
         let is_as_read = self.links.get(&customer).and_then(|link| link.flexportal_id.as_ref()) == linked_to;
-        let fresh =
-            |id: &FlexportalCustomerId| Link { flexportal_id: Some(id.clone()), acknowledged: Acknowledged::default() };
+        let fresh = |id: &FlexportalCustomerId| Link {
+            flexportal_id: Some(id.clone()),
+            acknowledged: Acknowledged::default(),
+            status_shown: None,
+            merged_into: None,
+        };
         match change {
             LinkChange::Keep => {}
             LinkChange::Doubt => {
@@ -339,19 +352,26 @@ impl State {
             LinkChange::Drop { flexportal_id } => {
                 let link = self.links.get_mut(&customer);
                 if let Some(link) = link.filter(|link| link.flexportal_id.as_ref() == Some(flexportal_id)) {
-                    *link = Link { flexportal_id: None, acknowledged: link.acknowledged.without_values() };
+                    link.flexportal_id = None;
+                    link.acknowledged = link.acknowledged.without_values();
                 }
             }
-            LinkChange::Found { flexportal_id, .. } => {
+            LinkChange::Found { flexportal_id, email, .. } => {
+                let known = self.links.get(&customer).and_then(|link| link.flexportal_id.as_ref());
+                if known != Some(flexportal_id) {
+                    self.emails.extend(email.clone().map(|email| (customer.clone(), email)));
+                    let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
+                    link.flexportal_id = Some(flexportal_id.clone());
+                    link.acknowledged = link.acknowledged.without_values();
+                    link.status_shown = None;
+                }
+            }
+            LinkChange::Acknowledged { flexportal_id, acknowledged, email, status_shown, .. } => {
+                self.emails.extend(email.clone().map(|email| (customer.clone(), email)));
                 let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
-                if link.flexportal_id.as_ref() != Some(flexportal_id) {
-                    let acknowledged = link.acknowledged.without_values();
-                    *link = Link { flexportal_id: Some(flexportal_id.clone()), acknowledged };
-                }
-            }
-            LinkChange::Acknowledged { flexportal_id, acknowledged, .. } => {
-                let link = Link { flexportal_id: Some(flexportal_id.clone()), acknowledged: acknowledged.clone() };
-                self.links.insert(customer, link);
+                link.flexportal_id = Some(flexportal_id.clone());
+                link.acknowledged = acknowledged.clone();
+                link.status_shown = status_shown.map(|status| (now, status)).or(link.status_shown);
             }
         }
     }
@@ -431,6 +451,40 @@ impl Queue for InMemory {
         Ok(newest.and_then(|(_, event)| event.stored.delivery.email.clone()))
     }
 
+    async fn sharers(
+        &self,
+        claimed: &ClaimedCustomer,
+        id: &FlexportalCustomerId,
+        email: Option<&str>,
+    ) -> Result<Vec<Sharer>, StoreError> {
+        let state = self.state();
+        let leads_there = |(customer, link): &(&Customer, &Link)| {
+            link.flexportal_id.as_ref() == Some(id) && **customer != claimed.key()
+        };
+        let sharer = |(customer, link): (&Customer, &Link)| {
+            let mut events: Vec<_> = state.events.iter().filter(|(_, event)| event.customer == *customer).collect();
+            events.sort_by_key(|(id, event)| (event.occurred_at, **id));
+            let given = events.iter().rev().find_map(|(_, event)| event.stored.delivery.email.as_ref());
+            let own = given.or_else(|| state.emails.get(customer));
+            let newest = events.last().map(|(_, event)| event.stored.delivery.topic.as_str());
+            let was_deactivated = link.acknowledged.is_deactivated_by_deletion();
+            Sharer {
+                source: customer.0.clone(),
+                customer: customer.1.clone(),
+                has_email: own.zip(email).map(|(own, email)| own.to_lowercase() == email.to_lowercase()),
+                is_deleted: was_deactivated || newest.is_some_and(|topic| DELETION_TOPICS.contains(&topic)),
+                was_deactivated,
+                status_shown: link.status_shown,
+            }
+        };
+        Ok(state.links.iter().filter(leads_there).map(sharer).collect())
+    }
+
+    async fn merge(&self, _: &ClaimedCustomer, _: &ShopCustomerId) -> Result<(), StoreError> {
+        // No shop of the simulation merges customers.
+        Ok(())
+    }
+
     async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {
         let (now, mut state) = (self.clock.now(), self.state());
         let waiting = state.waiting.get_mut(&claimed.key());
@@ -472,7 +526,7 @@ impl Queue for InMemory {
                 known.finished_at = Some(now);
             }
         }
-        state.write_link(customer.clone(), claimed.linked_to.as_ref(), &settlement.link);
+        state.write_link(customer.clone(), claimed.linked_to.as_ref(), &settlement.link, now);
         let first = state.events_of(claimed).first().map(|event| event.id);
         if let (Some(first), Some(waiting)) = (first, state.waiting.get_mut(&customer)) {
             waiting.first_event_id = first;

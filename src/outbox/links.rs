@@ -2,8 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
+use super::sharing::HashKey;
 use super::{ClaimedCustomer, DoneBy, Outbox, StoreError, intervene};
 use crate::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
+use crate::flexportal::Status;
 
 /// Where a link comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum LinkChange {
         flexportal_id: FlexportalCustomerId,
         /// How it was found.
         origin: LinkOrigin,
+        /// The shop customer's e-mail, if it is known.
+        email: Option<String>,
     },
     /// What is known to be acknowledged has changed: more, or, after a request of which nobody knows whether it
     /// was carried out, less.
@@ -55,6 +59,10 @@ pub enum LinkChange {
         occurred_at: Option<DateTime<Utc>>,
         /// When FlexPortal acknowledged; `None` if nothing was sent.
         synced_at: Option<DateTime<Utc>>,
+        /// The shop customer's e-mail, if it is known.
+        email: Option<String>,
+        /// The status that FlexPortal's answer showed, if it did.
+        status_shown: Option<Status>,
     },
 }
 
@@ -75,12 +83,16 @@ pub(super) struct Known<'a> {
     pub(super) acknowledged: &'a Acknowledged,
     pub(super) occurred_at: Option<DateTime<Utc>>,
     pub(super) synced_at: Option<DateTime<Utc>>,
+    pub(super) email: Option<&'a str>,
+    pub(super) status_shown: Option<Status>,
 }
 
 impl LinkChange {
     /// What is written together with the results; the other changes are rare, and written by [`write()`].
     pub(super) fn known(&self) -> Option<Known<'_>> {
-        let Self::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at } = self else {
+        let Self::Acknowledged { flexportal_id, origin, acknowledged, occurred_at, synced_at, email, status_shown } =
+            self
+        else {
             return None;
         };
         Some(Known {
@@ -89,6 +101,8 @@ impl LinkChange {
             acknowledged,
             occurred_at: *occurred_at,
             synced_at: *synced_at,
+            email: email.as_deref(),
+            status_shown: *status_shown,
         })
     }
 }
@@ -98,6 +112,7 @@ impl LinkChange {
 pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
     changes: &[(&ClaimedCustomer, &LinkChange)],
+    key: &HashKey,
 ) -> Result<(), StoreError> {
     let (mut doubted, mut dropped, mut found) = (vec![], vec![], vec![]);
     for (claimed, change) in changes {
@@ -105,7 +120,10 @@ pub(super) async fn write(
             LinkChange::Keep | LinkChange::Acknowledged { .. } => {}
             LinkChange::Doubt => doubted.push(*claimed),
             LinkChange::Drop { flexportal_id } => dropped.push((*claimed, flexportal_id)),
-            LinkChange::Found { flexportal_id, origin } => found.push((*claimed, flexportal_id, *origin)),
+            LinkChange::Found { flexportal_id, origin, email } => {
+                let hash = email.as_deref().map(|email| key.of_email(email));
+                found.push((*claimed, flexportal_id, *origin, hash));
+            }
         }
     }
     doubt(connection, &doubted).await?;
@@ -212,31 +230,38 @@ async fn drop(
 /// Links customers to whom they were found to be.
 async fn find(
     connection: &mut sqlx::PgConnection,
-    links: &[(&ClaimedCustomer, &FlexportalCustomerId, LinkOrigin)],
+    links: &[(&ClaimedCustomer, &FlexportalCustomerId, LinkOrigin, Option<String>)],
 ) -> Result<(), StoreError> {
     if links.is_empty() {
         return Ok(());
     }
     let keys = Keys::of(links.iter().map(|(claimed, ..)| *claimed));
-    let ids: Vec<_> = links.iter().map(|(_, id, _)| id.as_str()).collect();
-    let origins: Vec<_> = links.iter().map(|(.., origin)| origin.as_str()).collect();
+    let ids: Vec<_> = links.iter().map(|(_, id, ..)| id.as_str()).collect();
+    let origins: Vec<_> = links.iter().map(|(_, _, origin, _)| origin.as_str()).collect();
+    let hashes: Vec<_> = links.iter().map(|(.., hash)| hash.as_deref()).collect();
     let linked_to: Vec<_> = links.iter().map(|(claimed, ..)| claimed.linked_to()).collect();
     sqlx::query!(
         r#"
         with found as materialized (
             select *
-            from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-                as found (source, shop_customer_id, flexportal_customer_id, origin, linked_to, base_url, tenant_id)
+            from unnest(
+                $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[]
+            ) as found (
+                source, shop_customer_id, flexportal_customer_id, origin, linked_to, base_url, tenant_id, email_hash
+            )
         )
         insert into customer_links as link (
-            source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id
+            source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id, email_hash
         )
-        select source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id
+        select source, shop_customer_id, flexportal_customer_id, origin, base_url, tenant_id, email_hash
         from found
         order by source, shop_customer_id        -- links in one order, as an import takes them
         on conflict (source, shop_customer_id, base_url, tenant_id) do update
         set flexportal_customer_id = excluded.flexportal_customer_id,
             origin = excluded.origin,
+            email_hash = coalesce(excluded.email_hash, link.email_hash),
+            status_shown = null,
+            status_shown_at = null,
             acknowledged = (             -- what was said is said; the values are another customer's
                 select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
                 from jsonb_each(link.acknowledged) as before (field, known)
@@ -255,6 +280,7 @@ async fn find(
         &linked_to as _,
         &keys.base_urls as _,
         &keys.tenant_ids as _,
+        &hashes as _,
     )
     .execute(connection)
     .await?;

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use super::{
-    Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Outbox, Settled, Settlement, StoreError, Wake,
+    Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Outbox, Settled, Settlement, Sharer, StoreError,
+    Wake,
 };
-use crate::domain::{Clock, EventId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{Clock, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName};
 
 /// The queue of customers, their targets' budgets and pauses.
 ///
@@ -39,6 +40,17 @@ pub trait Queue: Clone + Send + Sync + 'static {
         source: &SourceName,
         customer: &ShopCustomerId,
     ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send;
+    fn sharers(
+        &self,
+        claimed: &ClaimedCustomer,
+        id: &FlexportalCustomerId,
+        email: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<Sharer>, StoreError>> + Send;
+    fn merge(
+        &self,
+        claimed: &ClaimedCustomer,
+        kept: &ShopCustomerId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn renew(&self, claimed: &ClaimedCustomer) -> impl Future<Output = Result<bool, StoreError>> + Send;
     fn settle(
         &self,
@@ -97,6 +109,19 @@ impl Queue for Outbox {
         customer: &ShopCustomerId,
     ) -> Result<Option<String>, StoreError> {
         Self::last_known_email(self, source, customer).await
+    }
+
+    async fn sharers(
+        &self,
+        claimed: &ClaimedCustomer,
+        id: &FlexportalCustomerId,
+        email: Option<&str>,
+    ) -> Result<Vec<Sharer>, StoreError> {
+        Self::sharers(self, claimed, id, email).await
+    }
+
+    async fn merge(&self, claimed: &ClaimedCustomer, kept: &ShopCustomerId) -> Result<(), StoreError> {
+        Self::merge(self, claimed, kept).await
     }
 
     async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {

@@ -6,6 +6,7 @@ use sqlx::types::Json;
 use super::gathering::Gathering;
 use super::{ClaimedCustomer, Outbox, StoreError};
 use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName, Tenant};
+use crate::flexportal::Status;
 
 /// Waiting events of one customer that are read at once and go out as one change; what is beyond waits for the next
 /// claim.
@@ -64,6 +65,10 @@ pub struct Link {
     pub flexportal_id: Option<FlexportalCustomerId>,
     /// What FlexPortal acknowledged.
     pub acknowledged: Acknowledged,
+    /// The status that FlexPortal's last answer showed, and when.
+    pub status_shown: Option<(DateTime<Utc>, Status)>,
+    /// The customer that the shop merged this one into.
+    pub merged_into: Option<ShopCustomerId>,
 }
 
 impl Outbox {
@@ -147,6 +152,9 @@ impl Outbox {
             select
                 asked.position as "position!",
                 link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
+                link.status_shown as "status_shown?",
+                link.status_shown_at as "status_shown_at?",
+                link.merged_into as "merged_into?: ShopCustomerId",
                 -- once, on the first of a customer's rows
                 case when coalesce(event.place, 1) = 1 then link.acknowledged end as "acknowledged?: Json<Acknowledged>",
                 coalesce(event.place, 1) = 1 and exists (
@@ -170,7 +178,7 @@ impl Outbox {
                 coalesce(event.waiting, 0) as "waiting!"
             from asked
             left join lateral (
-                select flexportal_customer_id, acknowledged
+                select flexportal_customer_id, acknowledged, status_shown, status_shown_at, merged_into
                 from customer_links
                 where customer_links.source = asked.source
                   and customer_links.shop_customer_id = asked.shop_customer_id
@@ -200,7 +208,13 @@ impl Outbox {
             let Some(place) = place(row.position).filter(|place| *place < known.len()) else { continue };
             let (known, has_more) = &mut known[place];
             if let Some(acknowledged) = row.acknowledged {
-                known.link = Some(Link { flexportal_id: row.flexportal_id, acknowledged: acknowledged.0 });
+                let status_shown = row.status_shown.as_deref().and_then(Status::of_word);
+                known.link = Some(Link {
+                    flexportal_id: row.flexportal_id,
+                    acknowledged: acknowledged.0,
+                    status_shown: row.status_shown_at.zip(status_shown),
+                    merged_into: row.merged_into,
+                });
             }
             if row.has_given_up {
                 given_up.push(place);

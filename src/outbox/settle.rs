@@ -8,9 +8,10 @@ use sqlx::Connection;
 use sqlx::types::Json;
 
 use super::gathering::Gathering;
+use super::sharing::HashKey;
 use super::{ClaimedCustomer, LinkChange, Outbox, StoreError, links, overtaken, seconds};
 use crate::domain::{EventId, EventStatus, FlexportalCustomerId, ShopCustomerId, SourceName};
-use crate::flexportal::Operation;
+use crate::flexportal::{Operation, Status};
 
 /// Everything that came of one claim.
 #[derive(Debug, Clone)]
@@ -154,6 +155,7 @@ impl Outbox {
 
     async fn settle_alone(&self, call: &Call) -> Result<Settled, StoreError> {
         let (claimed, _) = &**call;
+        let key = self.hash_key().await?;
         let mut transaction = self.pool.begin().await?;
         // Now its turn is waited for.
         sqlx::query!(
@@ -172,7 +174,7 @@ impl Outbox {
         .fetch_optional(&mut *transaction)
         .await?;
         let calls = std::slice::from_ref(call);
-        let settled = write_in(&mut transaction, calls, self.clock.for_postgres()).await?;
+        let settled = write_in(&mut transaction, calls, self.clock.for_postgres(), key).await?;
         transaction.commit().await?;
         Ok(settled.first().copied().unwrap_or(Settled::LeaseLost))
     }
@@ -180,8 +182,9 @@ impl Outbox {
     /// Writes what came of several claims of which all is said: one statement, without a transaction around it.
     async fn finish_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
         let written = async {
+            let key = self.hash_key().await?;
             let mut connection = self.warm.connection().await?;
-            let settled = write(&mut *connection, calls, self.clock.for_postgres(), Only::Finished).await?;
+            let settled = write(&mut *connection, calls, self.clock.for_postgres(), Only::Finished, key).await?;
             connection.keep();
             Ok(settled)
         };
@@ -191,9 +194,10 @@ impl Outbox {
     /// Writes what came of several claims; those whose row somebody holds are left out, as if their lease was lost.
     async fn settle_all(&self, calls: &[Call]) -> Vec<Option<Settled>> {
         let written = async {
+            let key = self.hash_key().await?;
             let mut connection = self.warm.connection().await?;
             let mut transaction = connection.begin().await?;
-            let settled = write_in(&mut transaction, calls, self.clock.for_postgres()).await?;
+            let settled = write_in(&mut transaction, calls, self.clock.for_postgres(), key).await?;
             transaction.commit().await?;
             connection.keep();
             Ok(settled)
@@ -231,8 +235,9 @@ async fn write_in(
     connection: &mut sqlx::PgConnection,
     calls: &[Call],
     now: Option<DateTime<Utc>>,
+    key: &HashKey,
 ) -> Result<Vec<Settled>, StoreError> {
-    let settled = write(&mut *connection, calls, now, Only::Held).await?;
+    let settled = write(&mut *connection, calls, now, Only::Held, key).await?;
     let counting: Vec<_> = calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
     let written: Vec<_> = counting.iter().map(|(call, _)| &***call).collect();
     let overtaken: Vec<_> = written
@@ -241,7 +246,7 @@ async fn write_in(
         .collect();
     overtaken::close(connection, &overtaken, now).await?;
     let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
-    links::write(connection, &links).await?;
+    links::write(connection, &links, key).await?;
     let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
     let waiting: Vec<_> = waiting.map(|(call, _)| (&call.0.source, &call.0.customer)).collect();
     move_up(connection, &waiting).await?;
@@ -256,6 +261,7 @@ async fn write(
     calls: &[Call],
     now: Option<DateTime<Utc>>,
     only: Only,
+    key: &HashKey,
 ) -> Result<Vec<Settled>, StoreError> {
     let delay = |call: &Call| match call.1.next {
         Next::Done | Next::AsBefore => None,
@@ -413,9 +419,10 @@ async fn write(
             select *
             from unnest(
                 $35::bigint[], $36::text[], $37::text[], $38::text[], $39::timestamptz[], $40::timestamptz[], $41::jsonb[],
-                $43::text[], $44::text[]
+                $43::text[], $44::text[], $45::text[], $46::text[]
             ) as known (
-                place, flexportal_customer_id, origin, linked_to, synced_at, occurred_at, acknowledged, base_url, tenant_id
+                place, flexportal_customer_id, origin, linked_to, synced_at, occurred_at, acknowledged, base_url, tenant_id,
+                email_hash, status_shown
             )
             join held using (place)
         ),
@@ -423,12 +430,14 @@ async fn write(
             -- links in one order, as an import takes them
             insert into customer_links as link (
                 source, shop_customer_id, flexportal_customer_id, origin, last_synced_at, last_occurred_at, acknowledged,
-                base_url, tenant_id
+                base_url, tenant_id, email_hash, status_shown, status_shown_at
             )
             select
                 source, shop_customer_id, flexportal_customer_id, coalesce(origin, 'event'), synced_at, occurred_at,
-                acknowledged, base_url, tenant_id
+                acknowledged, base_url, tenant_id, email_hash, status_shown,
+                case when status_shown is not null then moment.now end
             from known
+            cross join moment
             order by source, shop_customer_id
             on conflict (source, shop_customer_id, base_url, tenant_id) do update
             set flexportal_customer_id = excluded.flexportal_customer_id,
@@ -440,7 +449,10 @@ async fn write(
                 end,
                 last_synced_at = coalesce(excluded.last_synced_at, link.last_synced_at),
                 last_occurred_at = greatest(excluded.last_occurred_at, link.last_occurred_at),
-                acknowledged = excluded.acknowledged
+                acknowledged = excluded.acknowledged,
+                email_hash = coalesce(excluded.email_hash, link.email_hash),
+                status_shown = coalesce(excluded.status_shown, link.status_shown),
+                status_shown_at = coalesce(excluded.status_shown_at, link.status_shown_at)
             -- unless the link is not any more what it was when the customer was read: a person's word counts
             where (link.source, link.shop_customer_id, coalesce(link.flexportal_customer_id, '')) in (
                 select source, shop_customer_id, coalesce(linked_to, '') from known
@@ -494,6 +506,8 @@ async fn write(
         &column(calls, |call| is_given_back(call)),
         &column(&links, |(_, claimed, _)| claimed.tenant.base_url.as_str()) as _,
         &column(&links, |(_, claimed, _)| claimed.tenant.tenant_id.as_str()) as _,
+        &column(&links, |(_, _, known)| known.email.map(|email| key.of_email(email))) as _,
+        &column(&links, |(_, _, known)| known.status_shown.map(Status::as_str)) as _,
     )
     .fetch_all(executor)
     .await?;

@@ -14,7 +14,7 @@ use super::json::{Object, Text};
 use super::signature::Keys;
 use super::{Content, Rejection, headers};
 use crate::config::{CustomerTypePolicy, SingleAddress, Source, StatusPolicy};
-use crate::domain::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
+use crate::domain::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said, ShopCustomerId};
 
 pub(super) fn verify<'a>(keys: &Keys, headers: &'a HeaderMap, body: &[u8]) -> Result<Option<&'a str>, Rejection> {
     let signature = headers::one(headers, "x-shopify-hmac-sha256").ok_or(Rejection::Unauthorized)?;
@@ -39,6 +39,7 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
         "customers/enable" => Some(CustomerStatus::Reinstated),
         "customers/disable" => Some(CustomerStatus::Inactive),
         "customers/delete" => return deleted(source, body),
+        "customers/merge" => return merged(body),
         "customers/data_request" | "customers/redact" | "shop/redact" => return privacy(topic, body),
         _ => return Ok(Content::Ignored("topic is not synced")),
     };
@@ -140,6 +141,28 @@ fn deleted<'a>(source: &Source, body: &Object<'a>) -> Result<Content<'a>, Reject
         return Err(does_not_fit("customers/delete"));
     }
     super::say_deleted(source, &mut event);
+    Ok(Content::Change(event))
+}
+
+/// `customers/merge` tells two ids in Shopify's global form, and nothing else of either customer. It is a change of the one
+/// that is gone.
+fn merged<'a>(body: &Object<'a>) -> Result<Content<'a>, Rejection> {
+    let id = |key: &str| {
+        let given = body.text(key, &mut Vec::new()).value().unwrap_or_default();
+        let number = given.strip_prefix("gid://shopify/Customer/").unwrap_or_default();
+        let number = if number.bytes().all(|byte| byte.is_ascii_digit()) { number } else { "" };
+        ShopCustomerId::parse(number).map_err(|_| Rejection::malformed(format!("`{key}` is no customer of Shopify's")))
+    };
+    let status = body.text("status", &mut Vec::new()).value();
+    if status.is_some_and(|status| !status.eq_ignore_ascii_case("completed")) {
+        return Ok(Content::Ignored("the merge is not completed"));
+    }
+    let kept = id("admin_graphql_api_customer_kept_id")?;
+    let mut event = CustomerEvent::of(id("admin_graphql_api_customer_deleted_id")?);
+    if kept == event.customer {
+        return Err(does_not_fit("customers/merge"));
+    }
+    event.merged_into = Some(kept);
     Ok(Content::Change(event))
 }
 

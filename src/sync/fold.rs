@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn acknowledged(field: Field, n: i64, at: i64) -> Acknowledged {
-        let settled = Acknowledgement { key: key(n, at), hash: None, acked: None, deactivated: false };
+        let settled = Acknowledgement { key: key(n, at), hash: None, acked: None, deactivated: false, deleted: false };
         Acknowledged(BTreeMap::from([(field, settled)]))
     }
 

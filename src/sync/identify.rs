@@ -1,6 +1,6 @@
 //! Who a shop's customer is in FlexPortal: by e-mail, where neither the event nor a link says it.
 
-use crate::domain::FlexportalCustomerId;
+use crate::domain::{FlexportalCustomerId, ShopCustomerId};
 use crate::flexportal::Found;
 
 /// The forms of an e-mail to ask for: as the shop writes it, and in lower case.
@@ -22,6 +22,13 @@ pub enum Match {
     None,
     /// Several have: never a guess.
     Several,
+    /// One has, and it is another shop customer, whose e-mail has changed since: never a guess.
+    Taken {
+        /// FlexPortal's customer.
+        id: FlexportalCustomerId,
+        /// Whose it is.
+        by: ShopCustomerId,
+    },
 }
 
 /// Reads the answers; letter case apart, only customers with the very e-mail count.

@@ -14,12 +14,12 @@ use tracing::{Instrument, Span};
 use super::breaker::Breaker;
 use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
-use crate::domain::{EventId, TargetName};
+use crate::domain::{EventId, FlexportalCustomerId, ShopCustomerId, TargetName};
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
 use crate::metrics::{Metrics, outcome_of};
 use crate::outbox::{
-    Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, Settlement, StoreError, WaitingEvent,
-    timely,
+    Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, Settlement, Sharer, StoreError,
+    WaitingEvent, timely,
 };
 use crate::telemetry;
 
@@ -201,6 +201,20 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     pub(super) async fn last_known_email(&mut self) -> Result<Option<String>, Interrupted> {
         let known = timely(self.outbox.last_known_email(&self.claimed.source, &self.claimed.customer)).await;
         known.map_err(Interrupted::Store)
+    }
+
+    /// Who else leads to a FlexPortal customer; `email` is what their own is compared with.
+    pub(super) async fn sharers(
+        &mut self,
+        id: &FlexportalCustomerId,
+        email: Option<&str>,
+    ) -> Result<Vec<Sharer>, Interrupted> {
+        timely(self.outbox.sharers(&self.claimed, id, email)).await.map_err(Interrupted::Store)
+    }
+
+    /// The shop merged the customer into another one.
+    pub(super) async fn merge(&mut self, kept: &ShopCustomerId) -> Result<(), Interrupted> {
+        timely(self.outbox.merge(&self.claimed, kept)).await.map_err(Interrupted::Store)
     }
 
     pub(super) async fn find_by_email(

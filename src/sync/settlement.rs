@@ -11,7 +11,7 @@ use super::{End, Identified, Record, Rules};
 use crate::domain::{
     Acknowledged, Acknowledgement, CustomerStatus, EventId, EventStatus, Field, FieldValue, Said, ValueHash,
 };
-use crate::flexportal::{FlexportalError, Updated};
+use crate::flexportal::{FlexportalError, Status, Updated};
 use crate::outbox::{EventResult, LinkChange, Next, Settlement, WaitingEvent};
 use crate::shops::Rejection;
 
@@ -82,9 +82,11 @@ pub(super) fn failed_for(
 /// What FlexPortal was sent.
 enum Sent {
     Nothing,
-    /// The translated values; and the e-mail that it is known to have, if it is the shop's.
+    /// The translated values; the e-mail that it is known to have, if it is the shop's.
     Values {
         email: Option<ValueHash>,
+        /// The status that the answer showed.
+        status: Option<Status>,
     },
 }
 
@@ -154,7 +156,7 @@ impl Closing<'_> {
                 result.http_status = http_status;
                 result.warnings.extend(warning.filter(|warning| !self.translated.warnings.contains(warning)));
                 self.push_with_contributors(results, result, &who);
-                (self.acknowledge(acknowledged, who, &Sent::Values { email }), Next::Done)
+                (self.acknowledge(acknowledged, who, &Sent::Values { email, status: updated.status }), Next::Done)
             }
             End::Unchanged { who: Some(who) } => {
                 self.push_with_contributors(results, self.result(head, EventStatus::Unchanged), &who);
@@ -169,8 +171,8 @@ impl Closing<'_> {
                 results.extend(together.iter().map(|event| EventResult {
                     http_status,
                     error_code: Some("UNMATCHED".to_owned()),
-                    error: Some(why.to_owned()),
-                    cause: Some(why.to_owned()),
+                    error: Some(why.what.clone()),
+                    cause: Some(why.cause.to_owned()),
                     is_final: is_over(event),
                     ..self.result(*event, EventStatus::Unmatched)
                 }));
@@ -218,7 +220,7 @@ impl Closing<'_> {
         let is_outage = error.is_some_and(FlexportalError::is_outage);
         let who = match who {
             Some(who) if is_outage || self.is_takeover => who,
-            who => return found(who),
+            who => return self.found(who),
         };
         let words =
             self.folded.fields.iter().filter(|(field, _)| self.is_takeover || self.translated.sent.contains_key(field));
@@ -226,7 +228,7 @@ impl Closing<'_> {
         if self.says_inactive()
             && let Some(status) = acknowledged.0.get_mut(&Field::Status)
         {
-            status.deactivated = true;
+            (status.deactivated, status.deleted) = (true, self.says_deleted());
         }
         LinkChange::Acknowledged {
             flexportal_id: who.id,
@@ -234,12 +236,36 @@ impl Closing<'_> {
             acknowledged,
             occurred_at: None,
             synced_at: None,
+            email: self.email(),
+            status_shown: None,
         }
     }
 
     fn says_inactive(&self) -> bool {
         let status = self.folded.fields.get(&Field::Status);
         status.is_some_and(|status| *status.said == Said::Value(FieldValue::Status(CustomerStatus::Inactive)))
+    }
+
+    fn says_deleted(&self) -> bool {
+        super::says_deleted(self.folded, self.read)
+    }
+
+    /// The e-mail of the shop's customer, where a change says it that nothing newer is known of.
+    fn email(&self) -> Option<String> {
+        match self.folded.fields.get(&Field::Email)?.said {
+            Said::Value(FieldValue::Text(email)) => Some(email.clone().into_owned()),
+            _ => None,
+        }
+    }
+
+    /// A customer that was found is kept as link, also if nothing could be sent to it yet.
+    fn found(&self, who: Option<Identified>) -> LinkChange {
+        match who {
+            Some(Identified { id: flexportal_id, origin: Some(origin) }) => {
+                LinkChange::Found { flexportal_id, origin, email: self.email() }
+            }
+            Some(Identified { origin: None, .. }) | None => LinkChange::Keep,
+        }
     }
 
     fn push_with_contributors(&self, results: &mut Vec<EventResult>, head: EventResult, who: &Identified) {
@@ -321,15 +347,17 @@ impl Closing<'_> {
     /// Notes what is settled now: every field that was spoken for, and, if something was sent, the values.
     fn acknowledge(&self, mut acknowledged: Acknowledged, who: Identified, sent: &Sent) -> LinkChange {
         for (field, spoken) in &self.folded.fields {
-            let fresh = Acknowledgement { key: spoken.key, hash: None, acked: None, deactivated: false };
+            let fresh =
+                Acknowledgement { key: spoken.key, hash: None, acked: None, deactivated: false, deleted: false };
             let entry = acknowledged.0.entry(*field).or_insert(fresh);
             entry.key = spoken.key;
-            let Sent::Values { email } = sent else { continue };
+            let Sent::Values { email, .. } = sent else { continue };
             let hash = if *field == Field::Email { email.as_ref() } else { self.translated.sent.get(field) };
             if let Some(hash) = hash {
                 entry.hash = Some(hash.clone());
                 entry.acked = Some(self.now);
                 entry.deactivated = *field == Field::Status && self.says_inactive();
+                entry.deleted = entry.deactivated && self.says_deleted();
             }
         }
         let newest = self.folded.fields.values().map(|spoken| spoken.key.changed_at).max();
@@ -339,14 +367,11 @@ impl Closing<'_> {
             acknowledged,
             occurred_at: newest,
             synced_at: matches!(sent, Sent::Values { .. }).then_some(self.now),
+            email: self.email(),
+            status_shown: match sent {
+                Sent::Values { status, .. } => *status,
+                Sent::Nothing => None,
+            },
         }
-    }
-}
-
-/// A customer that was found is kept as link, also if nothing could be sent to it yet.
-fn found(who: Option<Identified>) -> LinkChange {
-    match who {
-        Some(Identified { id: flexportal_id, origin: Some(origin) }) => LinkChange::Found { flexportal_id, origin },
-        Some(Identified { origin: None, .. }) | None => LinkChange::Keep,
     }
 }

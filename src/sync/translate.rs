@@ -289,6 +289,7 @@ mod tests {
             hash: Some(ValueHash::of(&"old@example.com")),
             acked: None,
             deactivated: false,
+            deleted: false,
         };
         let known = Acknowledged([(Field::Email, settled)].into());
         assert_eq!(body(&email, &known, NAMES).1, [EMAIL_DIFFERS]);

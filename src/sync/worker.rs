@@ -528,7 +528,7 @@ mod tests {
         }
 
         async fn update_customer(&self, _: &UpdateCustomer<'_>, _: String, _: &str) -> Exchange<Updated> {
-            self.exchange(Operation::UpdateCustomer, Updated { email: None }).await
+            self.exchange(Operation::UpdateCustomer, Updated { email: None, status: None }).await
         }
 
         async fn find_by_email(&self, _: &str, _: bool) -> Exchange<Vec<Found>> {

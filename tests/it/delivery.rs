@@ -633,6 +633,8 @@ async fn a_link_that_a_person_gives_stands_whatever_was_under_way() {
         acknowledged: Acknowledged::default(),
         occurred_at: None,
         synced_at: None,
+        email: None,
+        status_shown: None,
     };
     let settlement = Settlement { link: acknowledged, ..Settlement::nothing(Next::Done) };
     let settled = app.outbox.settle(&claimed, &settlement).await.expect("settled");

@@ -35,7 +35,7 @@ async fn every_recorded_request_gets_its_answer() {
         ("shopify/gdpr-customers-redact", 200, "accepted"),
         ("shopify/gdpr-customers-redact-email-only", 200, "accepted"),
         ("shopify/gdpr-shop-redact", 200, "accepted"),
-        ("shopify/merge", 200, "ignored"),
+        ("shopify/merge", 200, "accepted"),
         ("shopify/other-topic-orders-create", 200, "ignored"),
         ("woocommerce/update-full", 200, "accepted"),
         ("woocommerce/create-empty-profile", 200, "accepted"),

@@ -15,6 +15,7 @@ mod operate;
 mod order;
 mod outbox;
 mod payloads;
+mod sharing;
 mod support;
 mod traces;
 mod worker;

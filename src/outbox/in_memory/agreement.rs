@@ -6,6 +6,7 @@ use sqlx::Row;
 
 use super::*;
 use crate::domain::{Acknowledgement, Dice, Field, OrderKey, ValueHash};
+use crate::flexportal::Status;
 use crate::outbox::scratch::Scratch;
 use crate::outbox::{DoneBy, KnownTarget, LinkOrigin, Outbox};
 use crate::shops::{Concerns, Delivery};
@@ -118,9 +119,9 @@ impl Pair {
             target: self.target.clone(),
             delivery: Delivery {
                 delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
-                topic: "customer.updated".into(),
+                topic: ["customer.updated", "customer.deleted"][self.chance(2)].into(),
                 customer: Some(ShopCustomerId::parse(format!("c{customer}")).expect("an id")),
-                email: (self.chance(2) == 0).then(|| format!("{}@example.com", self.deliveries)),
+                email: (self.chance(2) == 0).then(|| format!("{}@example.com", self.chance(4))),
                 occurred_at: self.told(now),
                 triggered_at: (self.chance(3) == 0).then(|| now - TimeDelta::seconds(1)),
                 concerns: Concerns::Customer,
@@ -164,6 +165,11 @@ impl Pair {
             let email = self.real.last_known_email(&real.source, &real.customer).await.expect("real");
             let same = Queue::last_known_email(&self.model, &model.source, &model.customer).await.expect("model");
             assert_eq!(email, same);
+            let id = FlexportalCustomerId::parse(format!("cus_{}", self.chance(3))).expect("an id");
+            let asked = (self.chance(3) > 0).then(|| format!("{}@example.com", self.chance(3)));
+            let sharers = self.real.sharers(&real, &id, asked.as_deref()).await.expect("real");
+            let same = Queue::sharers(&self.model, &model, &id, asked.as_deref()).await.expect("model");
+            assert_eq!(sharers, same);
             self.claims.push((real, model));
         }
     }
@@ -234,6 +240,7 @@ impl Pair {
             head.filter(|_| self.chance(2) == 0).map(|head| given_up.iter().map(|id| (*id, head)).collect());
         let id = FlexportalCustomerId::parse(format!("cus_{}", self.chance(3))).expect("an id");
         let origin = LinkOrigin::Lookup;
+        let email = (self.chance(2) == 0).then(|| format!("{}@Example.com", self.chance(3)));
         let settled = Acknowledgement {
             key: OrderKey {
                 changed_at: now,
@@ -243,9 +250,11 @@ impl Pair {
             },
             hash: Some(ValueHash::of(&"v")),
             acked: Some(now),
-            deactivated: false,
+            deactivated: self.chance(2) == 0,
+            deleted: self.chance(2) == 0,
         };
-        let acknowledged = Acknowledged(BTreeMap::from([(Field::Phone, settled)]));
+        let field = [Field::Phone, Field::Status][self.chance(2)];
+        let acknowledged = Acknowledged(BTreeMap::from([(field, settled)]));
         Settlement {
             results: waiting.iter().map(result).collect(),
             overtaken: overtaken.unwrap_or_default(),
@@ -254,13 +263,15 @@ impl Pair {
                 0 => LinkChange::Keep,
                 4 => LinkChange::Doubt,
                 1 => LinkChange::Drop { flexportal_id: id },
-                2 => LinkChange::Found { flexportal_id: id, origin },
+                2 => LinkChange::Found { flexportal_id: id, origin, email },
                 _ => LinkChange::Acknowledged {
                     flexportal_id: id,
                     origin: None,
                     acknowledged,
                     occurred_at: Some(now),
                     synced_at: Some(now),
+                    email,
+                    status_shown: [None, Some(Status::Active), Some(Status::Inactive)][self.chance(3)],
                 },
             },
             next: match self.chance(4) {
@@ -456,6 +467,8 @@ fn events(events: &[WaitingEvent]) -> Vec<impl PartialEq + std::fmt::Debug> {
     told.collect()
 }
 
-fn linked(link: Option<&Link>) -> Option<(Option<FlexportalCustomerId>, Acknowledged)> {
-    link.map(|link| (link.flexportal_id.clone(), link.acknowledged.clone()))
+fn linked(link: Option<&Link>) -> Option<impl PartialEq + std::fmt::Debug> {
+    link.map(|link| {
+        (link.flexportal_id.clone(), link.acknowledged.clone(), link.status_shown, link.merged_into.clone())
+    })
 }

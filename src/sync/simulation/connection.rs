@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Chance, Steps};
-use crate::domain::{Clock, EventId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{Clock, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName};
 use crate::outbox::in_memory::InMemory;
 use crate::outbox::{
-    Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Queue, Settled, Settlement, StoreError, Wake,
+    Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Queue, Settled, Settlement, Sharer, StoreError,
+    Wake,
 };
 
 /// Most statements take as long as this at most, there and back each.
@@ -104,6 +105,19 @@ impl Queue for Connection {
         customer: &ShopCustomerId,
     ) -> Result<Option<String>, StoreError> {
         self.statement(self.store.last_known_email(source, customer)).await
+    }
+
+    async fn sharers(
+        &self,
+        claimed: &ClaimedCustomer,
+        id: &FlexportalCustomerId,
+        email: Option<&str>,
+    ) -> Result<Vec<Sharer>, StoreError> {
+        self.statement(self.store.sharers(claimed, id, email)).await
+    }
+
+    async fn merge(&self, claimed: &ClaimedCustomer, kept: &ShopCustomerId) -> Result<(), StoreError> {
+        self.statement(self.store.merge(claimed, kept)).await
     }
 
     async fn renew(&self, claimed: &ClaimedCustomer) -> Result<bool, StoreError> {

@@ -237,7 +237,7 @@ impl State {
             }
             values.insert(field, value);
         }
-        Ok(Updated { email: Some(email.clone()) })
+        Ok(Updated { email: Some(email.clone()), status: None })
     }
 
     fn find(&self, email: &str, inactive: bool) -> Vec<Found> {

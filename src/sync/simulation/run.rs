@@ -274,8 +274,7 @@ impl Simulation {
         let target = self.target.clone();
         let event = NewEvent { source, target, delivery, traceparent: None };
         let is_lost = self.chance.of(self.setting.loses_events);
-        let key =
-            if is_lost { OrderKey::at(now, EventId::of_arrival(now, i64::MAX)) } else { self.stored(customer, &event) };
+        let key = if is_lost { OrderKey::at(now, EventId::of_arrival(now, 0)) } else { self.stored(customer, &event) };
         let words = self.words.entry(customer).or_default();
         for (name, value, text) in said {
             self.flexportal.state().is_said(name, &text, key);
