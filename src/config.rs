@@ -9,7 +9,6 @@
 //! process will do ([`Needs`]), and is checked in the same go, so that nobody mends one fault to meet the next.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,7 +72,7 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// `FLEXPORTAL_MAX_CONCURRENCY`, default 8: requests in flight per worker process.
     pub max_concurrency: usize,
-    /// `RETRY_BASE_DELAY`, `RETRY_MAX_DELAY`, `RETRY_MAX_ATTEMPTS`, default `1s`, `15m`, `12`.
+    /// `RETRY_BASE_DELAY`, `RETRY_MAX_DELAY`, `RETRY_MAX_AGE`, `RETRY_MAX_ATTEMPTS`, default `1s`, `15m`, `1d`, `0`.
     pub retry: RetryPolicy,
     /// `UNMATCHED_RETRY_INTERVAL`, default `1h`.
     pub unmatched_retry_interval: Duration,
@@ -203,9 +202,9 @@ fn duration(layers: &Layers, variable: &str, (shortest, longest): (&str, &str), 
 fn retry_policy(layers: &Layers, findings: &mut Findings) -> RetryPolicy {
     let base_delay = duration(layers, "RETRY_BASE_DELAY", ("1ms", "1d"), findings);
     let max_delay = duration(layers, "RETRY_MAX_DELAY", ("1ms", "30d"), findings);
-    let attempts = NonZeroU32::MIN..=NonZeroU32::MIN.saturating_add(999);
-    let max_attempts = layers.value("RETRY_MAX_ATTEMPTS", findings, |text| check::number(text, &attempts));
-    RetryPolicy::new(base_delay, max_delay, max_attempts).unwrap_or_else(|| {
+    let max_age = duration(layers, "RETRY_MAX_AGE", ("0s", "365d"), findings);
+    let max_attempts = layers.value("RETRY_MAX_ATTEMPTS", findings, |text| check::number(text, &(0..=1_000_000)));
+    RetryPolicy::new(base_delay, max_delay, max_age, max_attempts).unwrap_or_else(|| {
         let written = ["RETRY_MAX_DELAY", "RETRY_BASE_DELAY"].into_iter().find_map(|name| layers.get(name));
         let message = format!(
             "the longest delay ({}) is shorter than the first ({}): RETRY_MAX_DELAY must be at least RETRY_BASE_DELAY",

@@ -37,7 +37,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use behaviour::{Behaviour, Failure, Refusal};
+pub use behaviour::{Behaviour, Failure, Gateway, GatewayRequests, Refusal};
 pub use customers::{FakeCustomer, FakeStatus};
 pub use options::FakeOptions;
 pub use requests::RecordedRequest;

@@ -35,6 +35,7 @@ mod simulation;
 pub mod translate;
 mod worker;
 
+use crate::domain::retry::Failures;
 use decide::Verdict;
 use fold::ReadEvent;
 use identify::Match;
@@ -48,6 +49,8 @@ pub use worker::{StepOutcome, Worker};
 const ACKNOWLEDGED_FOR: Duration = Duration::from_hours(24);
 /// `Retry-After: 0` means at once; asked over and over, that would be a loop.
 const SHORTEST_HOLD: Duration = Duration::from_secs(1);
+/// A customer that FlexPortal did not know is asked for by its id once in so long, if nothing is told of it.
+const MISSING_TRIED_EVERY: Duration = Duration::from_hours(24);
 /// A customer whose probe failed lets others have the next ones.
 const AFTER_A_PROBE: Duration = PROBE_INTERVAL.saturating_mul(2);
 
@@ -155,7 +158,9 @@ pub(crate) async fn sync_customer(
         let Some(head) = folded.head else { break (folded, translated, acknowledged, None) };
         requests.trace(head, &known.waiting);
         let tried = known.waiting.iter().find(|event| event.id == head);
-        let (attempts, forgiven) = tried.map_or((0, 0), |event| (event.attempts, event.forgiven_attempts));
+        let attempts = tried.map_or(0, |event| event.attempts);
+        let now = requests.now();
+        let failures = tried.map(|event| failures(&rules.retry, event, now)).unwrap_or_default();
         let mut steps = Steps {
             rules,
             requests,
@@ -173,7 +178,8 @@ pub(crate) async fn sync_customer(
             translated: &translated,
             head,
             number: attempts + 1,
-            attempt: attempts + 1 - forgiven,
+            failures,
+            waiting: &known.waiting,
             found: None,
         };
         let came_to = steps.run(who.take()).await;
@@ -243,14 +249,24 @@ fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent<'_>], link
     let carried = fold::newest_flexportal_id(read)
         .filter(|(key, _)| newest_settled.is_none_or(|settled| settled <= *key))
         .map(|(_, id)| id.clone());
-    let linked = link.and_then(|link| link.flexportal_id.clone());
+    let linked = link.and_then(|link| link.known_id().cloned());
     let same = match shop.source().identity {
         Identity::SameId => FlexportalCustomerId::parse(customer.as_str()).ok(),
         Identity::Email => None,
     };
-    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id.as_ref() == Some(id));
+    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.known_id() == Some(id));
     let id = carried.or(linked).or(same)?;
     Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id })
+}
+
+/// The failed attempts of an event since it began anew, if one fails now.
+fn failures(policy: &RetryPolicy, event: &WaitingEvent, now: DateTime<Utc>) -> Failures {
+    let attempts = (event.attempts + 1).saturating_sub(event.forgiven_attempts);
+    let lasting = match event.failing {
+        Some((before, at)) if attempts > 1 => policy.lasting(before, (now - at).to_std().unwrap_or_default()),
+        _ => Duration::ZERO,
+    };
+    Failures { attempts, lasting }
 }
 
 /// Whether the newest word on the status is that the shop deleted the customer.
@@ -294,8 +310,9 @@ struct Steps<'a, 'r, Q: Queue, A> {
     /// The event that the requests are recorded under, and which of its attempts this is.
     head: EventId,
     number: u32,
-    /// The same, counted from where a person set it back.
-    attempt: u32,
+    /// Its failed attempts, were this one of them.
+    failures: Failures,
+    waiting: &'a [WaitingEvent],
     /// Whom the lookup found.
     found: Option<Identified>,
 }
@@ -320,6 +337,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
         if self.translated.sent.is_empty() {
             return Ok(Step::End(End::Unchanged { who: known }));
         }
+        let mut is_looked_up = false;
         let who = match known {
             Some(known) => known,
             None => match self.look_up().await? {
@@ -332,7 +350,14 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
                     }
                     who
                 }
-                Ok(no_match) => return Ok(Step::End(unmatched(&no_match, None))),
+                Ok(no_match) => match self.missing_to_try().filter(|_| no_match == Match::None) {
+                    // Its id may lead somewhere again.
+                    Some(id) => {
+                        is_looked_up = true;
+                        Identified { id, origin: None }
+                    }
+                    None => return Ok(Step::End(unmatched(&no_match, None))),
+                },
                 Err(error) => return Ok(Step::End(self.end_of_error(error, None))),
             },
         };
@@ -352,12 +377,27 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
         }
         Ok(match self.recorded(exchange) {
             Ok(updated) => Step::End(End::Synced { who, updated }),
-            Err(FlexportalError::CustomerNotFound) => {
-                self.found = None;
-                self.look_up_again(who.id).await?
-            }
+            Err(FlexportalError::CustomerNotFound) => match self.is_confirmed().await? {
+                Ok(()) => {
+                    self.found = None;
+                    if is_looked_up {
+                        return Ok(Step::End(unmatched(&Match::None, Some(who.id))));
+                    }
+                    self.look_up_again(who.id).await?
+                }
+                Err(error) => Step::End(self.end_of_error(error, Some(who))),
+            },
             Err(error) => Step::End(self.end_of_error(error, Some(who))),
         })
+    }
+
+    /// The id of a link that led nowhere, if it is to be tried again: with the next change, and once a day.
+    fn missing_to_try(&self) -> Option<FlexportalCustomerId> {
+        let link = self.link?;
+        let tried_at = link.missing_tried_at?;
+        let is_told_since = self.waiting.iter().any(|event| !event.is_unmatched);
+        let is_long_ago = (self.requests.now() - tried_at).to_std().unwrap_or_default() >= MISSING_TRIED_EVERY;
+        link.flexportal_id.clone().filter(|_| is_told_since || is_long_ago)
     }
 
     /// What becomes of the status, by who else leads to the customer.
@@ -378,6 +418,25 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
         Ok(sharing::on_return(&sharers))
     }
 
+    /// Whether it is FlexPortal that answers 404: a list as documented shows it, or a refusal of its own. One more 404 shows
+    /// nothing: whatever answered the first may have answered the second.
+    async fn is_confirmed(&mut self) -> Result<Result<(), FlexportalError>, Interrupted> {
+        let exchange = self.requests.list_one().await?;
+        Ok(match exchange.outcome {
+            Ok(_) => Ok(()),
+            Err(FlexportalError::Refused { .. } | FlexportalError::Unauthorized { .. })
+                if !matches!(exchange.http_status, Some(404 | 410)) =>
+            {
+                Ok(())
+            }
+            Err(error @ FlexportalError::RateLimited { .. }) => Err(error),
+            Err(_) => Err(FlexportalError::Unavailable {
+                code: Some("NOT_CONFIRMED".to_owned()),
+                what: "it answered that there is no such customer, and did not answer a list then".to_owned(),
+            }),
+        })
+    }
+
     /// An id led nowhere: the e-mail may lead to another customer, but no more than once.
     async fn look_up_again(&mut self, id: FlexportalCustomerId) -> Result<Step, Interrupted> {
         if let Some(first) = self.stale {
@@ -387,6 +446,13 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             Ok(Match::One(found)) if found != id => {
                 let found = Identified { id: found, origin: Some(LinkOrigin::Lookup) };
                 Step::LookedUpAgain { found, instead_of: id }
+            }
+            Ok(Match::One(_)) => {
+                let error = FlexportalError::Unavailable {
+                    code: Some("CONTRADICTION".to_owned()),
+                    what: format!("it answered that there is no customer {id}, and lists it"),
+                };
+                Step::End(self.end_of_error(error, None))
             }
             Ok(no_match) => Step::End(unmatched(&no_match, Some(id))),
             Err(error) => Step::End(self.end_of_error(error, None)),
@@ -455,7 +521,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
 
     fn end_of_error(&self, error: FlexportalError, who: Option<Identified>) -> End {
         let roll = self.rules.dice.roll();
-        match decide::decide(&error, self.attempt, &self.rules.retry, roll, self.requests.is_probe()) {
+        match decide::decide(&error, self.failures, &self.rules.retry, roll, self.requests.is_probe()) {
             Verdict::RetryIn(delay) => End::Retry { error, who, delay },
             Verdict::PauseTarget | Verdict::HoldTarget(_) => End::Later { error: Some(error), who, delay: None },
             Verdict::StayPaused => End::Later { error: Some(error), who, delay: Some(AFTER_A_PROBE) },
@@ -518,8 +584,10 @@ mod tests {
             occurred_at: DateTime::UNIX_EPOCH,
             triggered_at: None,
             received_at: DateTime::UNIX_EPOCH,
+            is_unmatched: false,
             attempts: 0,
             forgiven_attempts: 0,
+            failing: None,
             traceparent: None,
         };
         let events = [event(1), event(2), event(3)];

@@ -55,6 +55,9 @@ pub struct Behaviour {
     /// Customers that get the same refusal every time.
     #[arg(skip)]
     pub refuse_customers: Vec<Refusal>,
+    /// What answers in FlexPortal's place.
+    #[arg(skip)]
+    pub gateway: Option<Gateway>,
 }
 
 impl Default for Behaviour {
@@ -75,8 +78,36 @@ impl Default for Behaviour {
             drop_email: false,
             email_case_insensitive: false,
             refuse_customers: Vec::new(),
+            gateway: None,
         }
     }
+}
+
+/// Something in between that answers requests of a kind in FlexPortal's place: an ingress, a proxy, a login page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gateway {
+    /// Which requests it answers.
+    pub requests: GatewayRequests,
+    /// HTTP status of its answers.
+    pub status: u16,
+    /// Their `Content-Type`.
+    pub content_type: String,
+    /// Their body.
+    pub body: String,
+    /// Whether the connection is closed in the middle of the body.
+    #[serde(default)]
+    pub is_cut_off: bool,
+}
+
+/// The requests that a [`Gateway`] answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayRequests {
+    /// All.
+    All,
+    /// Lists that name no e-mail.
+    Lists,
 }
 
 /// A customer that is refused whenever a request names it in its path.
@@ -164,6 +195,9 @@ impl Behaviour {
             return Err("the rates must not add up to more than 1".to_owned());
         }
         check_status("error_status", self.error_status)?;
+        if let Some(gateway) = &self.gateway {
+            check_status("gateway.status", gateway.status)?;
+        }
         for refusal in &self.refuse_customers {
             check_status("refuse_customers.status", refusal.status)?;
         }

@@ -15,7 +15,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::answers::{Fault, invalid, refusal, refusal_with, retry_after};
-use super::behaviour::Failure;
+use super::behaviour::{Failure, Gateway};
 use super::line::Scissors;
 use super::query::ListQuery;
 use super::requests::RecordedRequest;
@@ -128,6 +128,7 @@ async fn carry_out(shared: &Shared, line: &Scissors, received: &Received, arriva
             let response = refusal(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "too many requests within a minute");
             Some(retry_after(response, wait.as_deref()))
         }
+        Course::Gateway(gateway) => Some(in_place(gateway, line.clone())),
         Course::Failing { failure, applies_first } => {
             if applies_first {
                 drop(answer(shared, received));
@@ -166,13 +167,24 @@ async fn fail(shared: &Shared, line: &Scissors, received: &Received, failure: Fa
             let body = json!({"success": false, "message": message, "customerId": id, "customer": customer});
             Some(Json(body).into_response())
         }
-        Failure::CloseHalfway => Some(halfway(line.clone())),
+        Failure::CloseHalfway => {
+            let beginning = Bytes::from_static(br#"{"success":true,"message":"#);
+            Some(halfway(line.clone(), StatusCode::OK, "application/json", beginning))
+        }
     }
 }
 
+/// What a gateway answers.
+fn in_place(gateway: Gateway, line: Scissors) -> Response {
+    let status = StatusCode::from_u16(gateway.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    if gateway.is_cut_off {
+        return halfway(line, status, &gateway.content_type, gateway.body.into());
+    }
+    (status, [(CONTENT_TYPE, gateway.content_type)], gateway.body).into_response()
+}
+
 /// Announces more than it sends and then cuts the connection.
-fn halfway(line: Scissors) -> Response {
-    let beginning = Bytes::from_static(br#"{"success":true,"message":"#);
+fn halfway(line: Scissors, status: StatusCode, content_type: &str, beginning: Bytes) -> Response {
     let parts = stream::unfold(Some(beginning), move |beginning| {
         let line = line.clone();
         async move {
@@ -185,8 +197,8 @@ fn halfway(line: Scissors) -> Response {
             Some((Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted)), None))
         }
     });
-    let headers = [(CONTENT_TYPE, "application/json"), (CONTENT_LENGTH, "4096")];
-    (headers, Body::from_stream(parts)).into_response()
+    let headers = [(CONTENT_TYPE, content_type), (CONTENT_LENGTH, "4096")];
+    (status, headers, Body::from_stream(parts)).into_response()
 }
 
 /// The answer FlexPortal would give, with its change made.

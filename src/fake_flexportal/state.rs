@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
-use super::behaviour::{Behaviour, Failure};
+use super::behaviour::{Behaviour, Failure, Gateway, GatewayRequests};
 use super::customers::Customers;
 use super::requests::{RecordedRequest, RequestLog};
 use crate::domain::{Clock, Dice};
@@ -42,6 +42,8 @@ pub(super) enum Course {
     Proper,
     /// With 429 and this `Retry-After`.
     RateLimited(Option<String>),
+    /// Something in between answers.
+    Gateway(Gateway),
     /// With a failure; the change comes first if the flag is set.
     Failing { failure: Failure, applies_first: bool },
 }
@@ -85,9 +87,14 @@ impl Shared {
         let mut memory = self.memory();
         let now = self.clock.now();
         let is_update = request.method == "PUT";
+        let is_list = customer_id.is_none() && !request.query.as_deref().unwrap_or_default().contains("email=");
         let sequence = memory.log.add(RecordedRequest { received_at: now, ..request });
         self.arrivals.send_replace(memory.log.len());
-        let course = memory.course(now, customer_id, is_update, &self.dice);
+        let course = match &memory.behaviour.gateway {
+            // FlexPortal never sees what it answers.
+            Some(gateway) if is_list || gateway.requests == GatewayRequests::All => Course::Gateway(gateway.clone()),
+            Some(_) | None => memory.course(now, customer_id, is_update, &self.dice),
+        };
         Arrival { sequence, course, latency: std::time::Duration::from_millis(memory.behaviour.latency_ms) }
     }
 

@@ -16,6 +16,7 @@ pub trait Api: Send + Sync + 'static {
         key: &str,
     ) -> impl Future<Output = Exchange<Updated>> + Send;
     fn find_by_email(&self, email: &str, inactive: bool) -> impl Future<Output = Exchange<Vec<Found>>> + Send;
+    fn list_one(&self) -> impl Future<Output = Exchange<Vec<Found>>> + Send;
 }
 
 impl Api for Client {
@@ -29,5 +30,9 @@ impl Api for Client {
 
     async fn find_by_email(&self, email: &str, inactive: bool) -> Exchange<Vec<Found>> {
         Self::find_by_email(self, email, inactive).await
+    }
+
+    async fn list_one(&self) -> Exchange<Vec<Found>> {
+        Self::list_one(self).await
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -43,6 +43,8 @@ pub enum Operation {
     UpdateCustomer,
     /// `GET /v1/customers?email=`.
     FindByEmail,
+    /// `GET /v1/customers?limit=1`: whether FlexPortal itself answers.
+    List,
 }
 
 impl Operation {
@@ -52,6 +54,7 @@ impl Operation {
         match self {
             Self::UpdateCustomer => "update_customer",
             Self::FindByEmail => "find_by_email",
+            Self::List => "list",
         }
     }
 }
@@ -190,13 +193,18 @@ impl Client {
         self.exchange(Operation::FindByEmail, request, None, read_list).await
     }
 
-    /// Whether the credentials are taken: FlexPortal `GET /v1/customers?limit=1`.
+    /// The cheapest question there is: FlexPortal `GET /v1/customers?limit=1`.
+    pub async fn list_one(&self) -> Exchange<Vec<Found>> {
+        let request = self.list().query(&[("limit", "1")]);
+        self.exchange(Operation::List, request, None, read_list).await
+    }
+
+    /// Whether the credentials are taken.
     ///
     /// # Errors
     /// Why not.
     pub async fn ping(&self) -> Result<(), FlexportalError> {
-        let request = self.list().query(&[("limit", "1")]);
-        self.exchange(Operation::FindByEmail, request, None, read_list).await.outcome.map(|_| ())
+        self.list_one().await.outcome.map(|_| ())
     }
 
     fn list(&self) -> RequestBuilder {
@@ -224,8 +232,8 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Answer, FlexportalError> {
         let mut response = request.send().await.map_err(|error| lost(&error))?;
-        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after(header, self.clock.now());
+        let header = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after(header(RETRY_AFTER), header(DATE), self.clock.now());
         let (mut body, mut broken) = (Vec::new(), None);
         loop {
             let chunk = match response.chunk().await {
@@ -246,44 +254,54 @@ impl Client {
     }
 }
 
+/// What an answer means: a refusal counts as FlexPortal's only with its error body, whole. Something in between answers with
+/// any status, and that passes.
 fn interpret<T>(
     operation: Operation,
     answer: &Answer,
     read: impl FnOnce(&[u8]) -> Option<Result<T, FlexportalError>>,
 ) -> Result<T, FlexportalError> {
     let status = answer.status.as_u16();
-    let error = || ErrorBody::read(&answer.body);
-    match status {
-        // What was refused is refused, however much of the explanation arrives; success must be read.
-        200..=299 if let Some(error) = &answer.broken => Err(error.clone()),
-        200..=299 => read(&answer.body).unwrap_or_else(|| {
-            Err(FlexportalError::Unavailable {
-                code: Some("UNREADABLE_ANSWER".to_owned()),
-                what: format!("it answered {status} with something that cannot be read"),
-            })
-        }),
-        401 | 403 => Err(FlexportalError::Unauthorized { code: error().code() }),
-        404 if operation == Operation::UpdateCustomer => Err(FlexportalError::CustomerNotFound),
-        408 | 425 => Err(FlexportalError::Unavailable { code: error().code(), what: error().message(status) }),
-        429 => Err(FlexportalError::RateLimited { retry_after: answer.retry_after }),
-        400..=499 => {
-            let error = error();
-            Err(FlexportalError::Refused { code: error.code(), message: error.message(status), fields: error.fields() })
-        }
+    let own = if answer.broken.is_none() { ErrorBody::read(&answer.body) } else { None };
+    let unavailable = |code: &str, what: String| FlexportalError::Unavailable { code: Some(code.to_owned()), what };
+    match (status, own) {
+        (200..=299, _) => match &answer.broken {
+            Some(error) => Err(error.clone()),
+            None => read(&answer.body).unwrap_or_else(|| {
+                Err(unavailable(
+                    "UNREADABLE_ANSWER",
+                    format!("it answered {status} with something that cannot be read"),
+                ))
+            }),
+        },
+        (429, _) => Err(FlexportalError::RateLimited { retry_after: answer.retry_after }),
         // A redirect means a wrong base URL, which passes once it is put right.
-        300..=399 => Err(FlexportalError::Unavailable {
-            code: Some("REDIRECTED".to_owned()),
-            what: format!("it answered {status}, and redirects are not followed: check the base URL"),
-        }),
-        _ => Err(FlexportalError::Unavailable { code: error().code(), what: error().message(status) }),
+        (300..=399, _) => {
+            let what = format!("it answered {status}, and redirects are not followed: check the base URL");
+            Err(unavailable("REDIRECTED", what))
+        }
+        (401 | 403, Some(own)) => Err(FlexportalError::Unauthorized { code: Some(own.code()) }),
+        (404 | 410, Some(_)) if operation == Operation::UpdateCustomer => Err(FlexportalError::CustomerNotFound),
+        (408 | 425 | 500.., Some(own)) => {
+            Err(FlexportalError::Unavailable { code: Some(own.code()), what: own.message() })
+        }
+        (400..=499, Some(own)) => {
+            Err(FlexportalError::Refused { code: Some(own.code()), message: own.message(), fields: own.fields() })
+        }
+        (400..=499, None) => {
+            let what = format!("something in between answered {status}, without FlexPortal's error body");
+            Err(unavailable("NOT_FLEXPORTAL", what))
+        }
+        (_, _) => Err(FlexportalError::Unavailable { code: None, what: format!("FlexPortal answered {status}") }),
     }
 }
 
-/// `success` decides; the rest is read with tolerance, since the documentation leaves types open.
+/// `success` decides; the rest is read with tolerance, since the documentation leaves types open. Without it, it is not
+/// FlexPortal's answer.
 fn read_update(body: &[u8]) -> Option<Result<Updated, FlexportalError>> {
     let answer: Value = serde_json::from_slice(body).ok()?;
-    let success = answer.as_object()?.get("success");
-    Some(if success == Some(&Value::Bool(true)) {
+    let success = answer.as_object()?.get("success")?;
+    Some(if success == &Value::Bool(true) {
         let customer = &answer["customer"];
         Ok(Updated {
             email: customer["email"].as_str().map(str::to_owned),

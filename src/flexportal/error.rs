@@ -10,7 +10,7 @@ use serde::Deserialize;
 /// Anything but success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlexportalError {
-    /// 4xx that repeating does not change, or 2xx without `success: true`.
+    /// 4xx with FlexPortal's error body, which repeating does not change, or 2xx with `success` other than `true`.
     #[error("{message}")]
     Refused {
         /// `error.code`, if there was one.
@@ -20,10 +20,12 @@ pub enum FlexportalError {
         /// These fields.
         fields: Vec<String>,
     },
-    /// 404: no such customer, or not in this tenant.
+    /// 404 or 410 with FlexPortal's error body: no such customer, or not in this tenant. Something in between may have copied
+    /// the body: it counts once FlexPortal itself has answered another request.
     #[error("FlexPortal has no such customer")]
     CustomerNotFound,
-    /// 401 or 403: the key or the tenant id is wrong; nothing gets through until that is mended.
+    /// 401 or 403 with FlexPortal's error body: the key or the tenant id is wrong; nothing gets through until that is
+    /// mended.
     #[error("FlexPortal refuses the API key or the tenant id")]
     Unauthorized {
         /// `error.code`, if there was one.
@@ -35,7 +37,8 @@ pub enum FlexportalError {
         /// How long to wait; see [`retry_after`].
         retry_after: Duration,
     },
-    /// 408, 425, 5xx, a redirect, or an answer that cannot be read: may pass.
+    /// 408, 425, 5xx, a redirect, an answer that cannot be read, or one without FlexPortal's error body, which something in
+    /// between has given: may pass.
     #[error("FlexPortal is unavailable: {what}")]
     Unavailable {
         /// `error.code`, if there was one.
@@ -105,16 +108,19 @@ impl FlexportalError {
     }
 }
 
-/// FlexPortal's error body: `error.code`, `error.message`, `error.details[]`.
-#[derive(Debug, Default, Deserialize)]
+/// FlexPortal's error body, by which its own refusals are told from those of whatever stands in between: `error.code` in
+/// upper snake case and `error.message`, and `error.details[]` where there are any.
+///
+/// Another gateway's body of the very same form cannot be told apart.
+#[derive(Debug, Deserialize)]
 pub(super) struct ErrorBody {
     error: ErrorObject,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ErrorObject {
-    code: Option<String>,
-    message: Option<String>,
+    code: String,
+    message: String,
     #[serde(default)]
     details: Vec<ErrorDetail>,
 }
@@ -126,13 +132,17 @@ struct ErrorDetail {
 }
 
 impl ErrorBody {
-    /// Reads it where it can be read; proxies answer with anything.
-    pub(super) fn read(body: &[u8]) -> Self {
-        serde_json::from_slice(body).unwrap_or_default()
+    /// Reads it, if that is what it is.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let body: Self = serde_json::from_slice(body).ok()?;
+        let code = body.error.code.as_bytes();
+        let is_upper_snake_case = code.first().is_some_and(u8::is_ascii_uppercase)
+            && code.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
+        is_upper_snake_case.then_some(body)
     }
 
-    pub(super) fn code(&self) -> Option<String> {
-        self.error.code.as_deref().map(|code| shown(code, MAX_CODE_CHARACTERS))
+    pub(super) fn code(&self) -> String {
+        shown(&self.error.code, MAX_CODE_CHARACTERS)
     }
 
     /// The fields that the details name, each once, in order of the alphabet.
@@ -143,8 +153,8 @@ impl ErrorBody {
     }
 
     /// One line for people: the message, then each field with its own.
-    pub(super) fn message(&self, status: u16) -> String {
-        let mut line = self.error.message.clone().unwrap_or_else(|| format!("FlexPortal answered {status}"));
+    pub(super) fn message(&self) -> String {
+        let mut line = self.error.message.clone();
         for detail in &self.error.details {
             let path = detail.path.as_deref().unwrap_or("?");
             let message = detail.message.as_deref().unwrap_or("is not valid");
@@ -165,21 +175,23 @@ pub(super) fn shown(text: &str, max_characters: usize) -> String {
     text.chars().take(max_characters).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// FlexPortal does not say how `Retry-After` is written: seconds and HTTP dates are read, one minute is
-/// assumed where it is absent or unreadable, and an absurd wait is cut to an hour.
+/// FlexPortal does not say how `Retry-After` is written: seconds, also with a fraction, and HTTP dates are read; one minute
+/// is assumed where it is absent or unreadable, and an absurd wait is cut to an hour.
+///
+/// A date goes by the answer's own `Date` (`sent`), since one clock wrote both; where there is none, by ours.
 #[must_use]
-pub fn retry_after(value: Option<&str>, now: DateTime<Utc>) -> Duration {
+pub fn retry_after(value: Option<&str>, sent: Option<&str>, now: DateTime<Utc>) -> Duration {
     const ASSUMED: Duration = Duration::from_mins(1);
     const LONGEST: Duration = Duration::from_hours(1);
     let Some(value) = value.map(str::trim) else { return ASSUMED };
-    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let date = |text: &str| httpdate::parse_http_date(text).ok().map(DateTime::<Utc>::from);
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && value.bytes().any(|b| b != b'.');
     let wait = if is_number {
-        value.parse().map_or(LONGEST, Duration::from_secs)
+        let seconds: Option<f64> = value.parse().ok();
+        seconds.map_or(ASSUMED, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST))
     } else {
-        match httpdate::parse_http_date(value) {
-            Ok(date) => (DateTime::<Utc>::from(date) - now).to_std().unwrap_or_default(),
-            Err(_) => ASSUMED,
-        }
+        let sent = sent.map(str::trim).and_then(date).unwrap_or(now);
+        date(value).map_or(ASSUMED, |until| (until - sent).to_std().unwrap_or_default())
     };
     if wait > LONGEST {
         tracing::warn!(retry_after = value, "FlexPortal asks for an absurd wait: an hour is taken");
@@ -192,33 +204,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_read_as_seconds_or_as_a_date() {
+    fn retry_after_is_read_as_seconds_or_as_a_date_by_the_answers_own_clock() {
         let now = DateTime::from_timestamp(1_795_428_000, 0).expect("in range"); // 2026-11-23T10:00:00Z
-        for (value, seconds) in [
-            (None, 60),
-            (Some("7"), 7),
-            (Some(" 0 "), 0),
-            (Some("Mon, 23 Nov 2026 10:00:30 GMT"), 30),
-            (Some("Mon, 23 Nov 2026 09:00:00 GMT"), 0),
-            (Some("soon"), 60),
-            (Some(""), 60),
-            (Some("-5"), 60),
-            (Some("1.5"), 60),
-            (Some("99999999999999999999999"), 3600),
-            (Some("86400"), 3600),
+        let (ahead, here) = (Some("Mon, 23 Nov 2026 14:00:00 GMT"), None);
+        for (value, sent, millis) in [
+            (None, here, 60_000),
+            (Some("7"), here, 7_000),
+            (Some("2.5"), here, 2_500),
+            (Some(".5"), here, 500),
+            (Some(" 0 "), here, 0),
+            (Some("Mon, 23 Nov 2026 10:00:30 GMT"), here, 30_000),
+            (Some("Mon, 23 Nov 2026 10:00:30 GMT"), Some("no date"), 30_000),
+            (Some("Mon, 23 Nov 2026 14:00:30 GMT"), ahead, 30_000),
+            (Some("Mon, 23 Nov 2026 10:00:30 GMT"), ahead, 0),
+            (Some("Mon, 23 Nov 2026 09:00:00 GMT"), here, 0),
+            (Some("7"), ahead, 7_000),
+            (Some("soon"), here, 60_000),
+            (Some(""), here, 60_000),
+            (Some("."), here, 60_000),
+            (Some("1.2.3"), here, 60_000),
+            (Some("-5"), here, 60_000),
+            (Some("99999999999999999999999"), here, 3_600_000),
+            (Some("86400"), here, 3_600_000),
         ] {
-            assert_eq!(retry_after(value, now).as_secs(), seconds, "{value:?}");
+            assert_eq!(retry_after(value, sent, now).as_millis(), millis, "{value:?} {sent:?}");
         }
     }
 
     #[test]
     fn what_postgres_would_refuse_or_nobody_would_read_is_not_passed_on() {
-        let long = "x".repeat(2_000);
-        let body = format!(r#"{{"error":{{"code":"A\u0000{long}","message":"{long}"}}}}"#);
-        let body = ErrorBody::read(body.as_bytes());
-        assert_eq!(body.code().map(|code| code.chars().count()), Some(64));
-        assert!(!body.code().expect("a code").contains('\0'));
-        assert_eq!(body.message(422).len(), 1_000);
+        let long = "X".repeat(2_000);
+        let body = format!(r#"{{"error":{{"code":"A{long}","message":"\u0000{long}"}}}}"#);
+        let body = ErrorBody::read(body.as_bytes()).expect("FlexPortal's");
+        assert_eq!(body.code().len(), 64);
+        assert_eq!(body.message().chars().count(), 1_000);
+        assert!(!body.message().contains('\0'));
+    }
+
+    #[test]
+    fn only_a_code_in_upper_snake_case_with_a_message_is_flexportals_own() {
+        let is_own = |body: &str| ErrorBody::read(body.as_bytes()).is_some();
+        assert!(is_own(r#"{"error":{"code":"NOT_FOUND","message":"no such customer"}}"#));
+        assert!(is_own(r#"{"error":{"code":"E2","message":"","details":[]},"requestId":"1"}"#));
+        for other in [
+            "",
+            "<html>",
+            "null",
+            r#"{"error":{"code":"NOT_FOUND"}}"#,
+            r#"{"error":{"message":"not found"}}"#,
+            r#"{"error":{"code":404,"message":"not found"}}"#,
+            r#"{"error":{"code":"not_found","message":"not found"}}"#,
+            r#"{"error":{"code":"NotFound","message":"not found"}}"#,
+            r#"{"error":{"code":"","message":"not found"}}"#,
+            r#"{"error":{"code":"_","message":"not found"}}"#,
+            r#"{"error":{"code":"NOT-FOUND","message":"not found"}}"#,
+            r#"{"error":"NOT_FOUND","message":"not found"}"#,
+            r#"{"code":"NOT_FOUND","message":"not found"}"#,
+            r#"{"error":{"code":"NOT_FOUND","message":"no such"#,
+        ] {
+            assert!(!is_own(other), "{other}");
+        }
     }
 
     #[test]
@@ -226,10 +271,11 @@ mod tests {
         let body = ErrorBody::read(
             br#"{"error":{"code":"VALIDATION_ERROR","message":"The body is not valid","details":[{"path":"phone","message":"Too long"},{}]}}"#,
         );
-        assert_eq!(body.message(422), "The body is not valid; phone: Too long; ?: is not valid");
+        let body = body.expect("FlexPortal's");
+        assert_eq!(body.message(), "The body is not valid; phone: Too long; ?: is not valid");
         assert_eq!(body.fields(), ["phone"]);
-        let refused = FlexportalError::Refused { code: body.code(), message: body.message(422), fields: body.fields() };
+        let (code, message, fields) = (Some(body.code()), body.message(), body.fields());
+        let refused = FlexportalError::Refused { code, message, fields };
         assert_eq!(refused.cause(), "`phone` refused", "whatever stood in it");
-        assert_eq!(ErrorBody::read(b"<html>").message(400), "FlexPortal answered 400");
     }
 }

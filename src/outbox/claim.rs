@@ -129,6 +129,7 @@ impl Outbox {
                                 and link.base_url = $12
                                 and link.tenant_id = $13
                                 and link.flexportal_customer_id is not null
+                                and link.missing_since is null
                               offset 0           -- one by one, by the index: see LIVE
                           )
                       )

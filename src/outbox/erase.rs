@@ -155,7 +155,7 @@ impl Outbox {
                     from customer_links
                     where source = $1
                       and shop_customer_id = $2
-                      and jsonb_path_exists(acknowledged, '$.*.hash')
+                      and (jsonb_path_exists(acknowledged, '$.*.hash') or email_hash is not null)
                 ) as "links!"
             from deliveries d
             left join event_states s on s.event_id = d.id
@@ -377,13 +377,14 @@ async fn forget_values(connection: &mut PgConnection, source: &str, customer: &s
     let links = sqlx::query!(
         r#"
         update customer_links
-        set acknowledged = (
+        set email_hash = null,
+            acknowledged = (
             select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
             from jsonb_each(acknowledged) as before (field, known)
         )
         where source = $1
           and shop_customer_id = $2
-          and jsonb_path_exists(acknowledged, '$.*.hash')
+          and (jsonb_path_exists(acknowledged, '$.*.hash') or email_hash is not null)
         "#,
         source,
         customer,

@@ -62,6 +62,7 @@ pub(crate) struct EventState {
     pub(crate) status: EventStatus,
     pub(crate) attempts: u32,
     pub(crate) forgiven_attempts: u32,
+    pub(crate) failing: Option<(Duration, DateTime<Utc>)>,
     pub(crate) superseded_by: Option<EventId>,
     pub(crate) finished_at: Option<DateTime<Utc>>,
 }
@@ -124,8 +125,10 @@ impl Event {
             occurred_at: self.occurred_at,
             triggered_at: self.stored.delivery.triggered_at,
             received_at: self.received_at,
+            is_unmatched: self.status() == EventStatus::Unmatched,
             attempts: self.state.as_ref().map_or(0, |state| state.attempts),
             forgiven_attempts: self.state.as_ref().map_or(0, |state| state.forgiven_attempts),
+            failing: self.state.as_ref().and_then(|state| state.failing),
             traceparent: self.stored.traceparent.clone(),
         }
     }
@@ -215,6 +218,7 @@ impl InMemory {
                     status: EventStatus::Discarded,
                     attempts: 0,
                     forgiven_attempts: 0,
+                    failing: None,
                     superseded_by: None,
                     finished_at: None,
                 };
@@ -239,7 +243,7 @@ impl InMemory {
             !is_free && waiting.priority == 0 && waiting.changed_at > Some(now - QUIET) && waiting.due_at > now - WAITED
         };
         due.sort_by_key(|(customer, waiting)| {
-            let is_linked = links.get(*customer).is_some_and(|link| link.flexportal_id.is_some());
+            let is_linked = links.get(*customer).is_some_and(|link| link.known_id().is_some());
             let gives_way = is_restless(waiting) && (is_linked || !waiting.is_asked_for);
             (waiting.priority, gives_way, waiting.due_at)
         });
@@ -322,6 +326,7 @@ impl State {
             status: result.status,
             attempts: result.attempts,
             forgiven_attempts: forgiven.max(before.map_or(0, |state| state.forgiven_attempts)),
+            failing: result.failing_for.map(|lasting| (lasting, now)).or(before.and_then(|state| state.failing)),
             superseded_by: result.superseded_by,
             finished_at: result.is_final.then_some(now),
         });
@@ -340,6 +345,7 @@ impl State {
             acknowledged: Acknowledged::default(),
             status_shown: None,
             merged_into: None,
+            missing_tried_at: None,
         };
         match change {
             LinkChange::Keep => {}
@@ -349,21 +355,22 @@ impl State {
                 }
             }
             LinkChange::Found { .. } | LinkChange::Acknowledged { .. } if !is_as_read => {}
-            LinkChange::Drop { flexportal_id } => {
+            LinkChange::Missing { flexportal_id } => {
                 let link = self.links.get_mut(&customer);
                 if let Some(link) = link.filter(|link| link.flexportal_id.as_ref() == Some(flexportal_id)) {
-                    link.flexportal_id = None;
+                    link.missing_tried_at = Some(now);
                     link.acknowledged = link.acknowledged.without_values();
                 }
             }
             LinkChange::Found { flexportal_id, email, .. } => {
-                let known = self.links.get(&customer).and_then(|link| link.flexportal_id.as_ref());
+                let known = self.links.get(&customer).and_then(Link::known_id);
                 if known != Some(flexportal_id) {
                     self.emails.extend(email.clone().map(|email| (customer.clone(), email)));
                     let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
                     link.flexportal_id = Some(flexportal_id.clone());
                     link.acknowledged = link.acknowledged.without_values();
                     link.status_shown = None;
+                    link.missing_tried_at = None;
                 }
             }
             LinkChange::Acknowledged { flexportal_id, acknowledged, email, status_shown, .. } => {
@@ -372,6 +379,7 @@ impl State {
                 link.flexportal_id = Some(flexportal_id.clone());
                 link.acknowledged = acknowledged.clone();
                 link.status_shown = status_shown.map(|status| (now, status)).or(link.status_shown);
+                link.missing_tried_at = None;
             }
         }
     }
@@ -458,9 +466,8 @@ impl Queue for InMemory {
         email: Option<&str>,
     ) -> Result<Vec<Sharer>, StoreError> {
         let state = self.state();
-        let leads_there = |(customer, link): &(&Customer, &Link)| {
-            link.flexportal_id.as_ref() == Some(id) && **customer != claimed.key()
-        };
+        let leads_there =
+            |(customer, link): &(&Customer, &Link)| link.known_id() == Some(id) && **customer != claimed.key();
         let sharer = |(customer, link): (&Customer, &Link)| {
             let mut events: Vec<_> = state.events.iter().filter(|(_, event)| event.customer == *customer).collect();
             events.sort_by_key(|(id, event)| (event.occurred_at, **id));

@@ -32,8 +32,8 @@ pub enum LinkChange {
     Keep,
     /// Nobody knows any more which values FlexPortal has; what was said is said.
     Doubt,
-    /// FlexPortal does not know this id (any more); a link to another one stays.
-    Drop {
+    /// FlexPortal does not know this id (any more): the link is kept, and marked. One to another id stays as it is.
+    Missing {
         /// The id that led nowhere.
         flexportal_id: FlexportalCustomerId,
     },
@@ -70,7 +70,7 @@ impl LinkChange {
     /// Whether all is written down that is known, and not known, of what was sent: nobody has to doubt more than that.
     pub(super) fn says_what_is_known(&self) -> bool {
         match self {
-            Self::Doubt | Self::Drop { .. } | Self::Acknowledged { .. } => true,
+            Self::Doubt | Self::Missing { .. } | Self::Acknowledged { .. } => true,
             Self::Keep | Self::Found { .. } => false,
         }
     }
@@ -113,13 +113,14 @@ pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
     changes: &[(&ClaimedCustomer, &LinkChange)],
     key: &HashKey,
+    now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
-    let (mut doubted, mut dropped, mut found) = (vec![], vec![], vec![]);
+    let (mut doubted, mut missing, mut found) = (vec![], vec![], vec![]);
     for (claimed, change) in changes {
         match change {
             LinkChange::Keep | LinkChange::Acknowledged { .. } => {}
             LinkChange::Doubt => doubted.push(*claimed),
-            LinkChange::Drop { flexportal_id } => dropped.push((*claimed, flexportal_id)),
+            LinkChange::Missing { flexportal_id } => missing.push((*claimed, flexportal_id)),
             LinkChange::Found { flexportal_id, origin, email } => {
                 let hash = email.as_deref().map(|email| key.of_email(email));
                 found.push((*claimed, flexportal_id, *origin, hash));
@@ -127,7 +128,7 @@ pub(super) async fn write(
         }
     }
     doubt(connection, &doubted).await?;
-    drop(connection, &dropped).await?;
+    mark_missing(connection, &missing, now).await?;
     find(connection, &found).await
 }
 
@@ -186,10 +187,11 @@ async fn doubt(connection: &mut sqlx::PgConnection, claimed: &[&ClaimedCustomer]
     Ok(())
 }
 
-/// Takes the id from links that lead there; what was said stays.
-async fn drop(
+/// Marks links whose id leads nowhere; what was said stays.
+async fn mark_missing(
     connection: &mut sqlx::PgConnection,
     links: &[(&ClaimedCustomer, &FlexportalCustomerId)],
+    now: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
     if links.is_empty() {
         return Ok(());
@@ -199,26 +201,29 @@ async fn drop(
     sqlx::query!(
         r#"
         update customer_links link
-        set flexportal_customer_id = null,
-            acknowledged = (             -- what was said is said; the values are nobody's
+        set missing_since = coalesce(link.missing_since, moment.now),
+            missing_tried_at = moment.now,
+            acknowledged = (             -- what was said is said; of the values nobody knows
                 select coalesce(jsonb_object_agg(field, known - 'hash' - 'acked'), '{}')
                 from jsonb_each(acknowledged) as before (field, known)
             ),
             last_synced_at = null,
             last_occurred_at = null
-        from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
-            as dropped (source, shop_customer_id, flexportal_customer_id, base_url, tenant_id)
-        where link.source = dropped.source
-          and link.shop_customer_id = dropped.shop_customer_id
-          and link.base_url = dropped.base_url
-          and link.tenant_id = dropped.tenant_id
-          and link.flexportal_customer_id = dropped.flexportal_customer_id
+        from (select coalesce($6::timestamptz, clock_timestamp()) as now) as moment,
+            unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+                as missing (source, shop_customer_id, flexportal_customer_id, base_url, tenant_id)
+        where link.source = missing.source
+          and link.shop_customer_id = missing.shop_customer_id
+          and link.base_url = missing.base_url
+          and link.tenant_id = missing.tenant_id
+          and link.flexportal_customer_id = missing.flexportal_customer_id
         "#,
         &keys.sources as _,
         &keys.customers as _,
         &ids as _,
         &keys.base_urls as _,
         &keys.tenant_ids as _,
+        now,
     )
     // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
     .persistent(false)
@@ -267,8 +272,10 @@ async fn find(
                 from jsonb_each(link.acknowledged) as before (field, known)
             ),
             last_synced_at = null,
-            last_occurred_at = null
-        where link.flexportal_customer_id is distinct from excluded.flexportal_customer_id
+            last_occurred_at = null,
+            missing_since = null,
+            missing_tried_at = null
+        where (link.flexportal_customer_id is distinct from excluded.flexportal_customer_id or link.missing_since is not null)
           and (link.source, link.shop_customer_id, coalesce(link.flexportal_customer_id, '')) in (
               select source, shop_customer_id, coalesce(linked_to, '') from found
           )
@@ -403,8 +410,11 @@ async fn import(
                     from jsonb_each(known.acknowledged) as before (field, known)
                 ),
                 last_synced_at = null,
-                last_occurred_at = null
+                last_occurred_at = null,
+                missing_since = null,
+                missing_tried_at = null
             where known.flexportal_customer_id is distinct from excluded.flexportal_customer_id
+               or known.missing_since is not null
             returning source, shop_customer_id, flexportal_customer_id
         ),
         noted as (

@@ -95,7 +95,7 @@ impl Outbox {
                 from customer_links
                 where source = $1
                   and shop_customer_id > $3
-                  and jsonb_path_exists(acknowledged, '$.*.hash')
+                  and (jsonb_path_exists(acknowledged, '$.*.hash') or email_hash is not null)
                   and shop_customer_id not in (select * from erased)
                 order by 1
                 limit $4

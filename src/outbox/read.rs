@@ -1,5 +1,7 @@
 //! Reading what is known of a claimed customer.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
@@ -50,10 +52,14 @@ pub struct WaitingEvent {
     pub triggered_at: Option<DateTime<Utc>>,
     /// When it arrived.
     pub received_at: DateTime<Utc>,
+    /// FlexPortal was asked for its customer, and does not know it.
+    pub is_unmatched: bool,
     /// Attempts that counted so far.
     pub attempts: u32,
     /// Those of them before a person set it back.
     pub forgiven_attempts: u32,
+    /// For how long attempts had failed at the last one that counted, and when that was.
+    pub failing: Option<(Duration, DateTime<Utc>)>,
     /// Its place in a trace, as W3C `traceparent`; none where nothing was traced.
     pub traceparent: Option<String>,
 }
@@ -61,7 +67,7 @@ pub struct WaitingEvent {
 /// What is known of a customer in FlexPortal.
 #[derive(Debug, Clone)]
 pub struct Link {
-    /// FlexPortal's id; none while FlexPortal does not know the customer any more.
+    /// FlexPortal's id, if one is known; see [`Link::known_id`].
     pub flexportal_id: Option<FlexportalCustomerId>,
     /// What FlexPortal acknowledged.
     pub acknowledged: Acknowledged,
@@ -69,6 +75,16 @@ pub struct Link {
     pub status_shown: Option<(DateTime<Utc>, Status)>,
     /// The customer that the shop merged this one into.
     pub merged_into: Option<ShopCustomerId>,
+    /// FlexPortal does not know the customer (any more); when it was last asked for it by its id.
+    pub missing_tried_at: Option<DateTime<Utc>>,
+}
+
+impl Link {
+    /// FlexPortal's customer, as far as FlexPortal knows it.
+    #[must_use]
+    pub fn known_id(&self) -> Option<&FlexportalCustomerId> {
+        self.flexportal_id.as_ref().filter(|_| self.missing_tried_at.is_none())
+    }
 }
 
 impl Outbox {
@@ -155,6 +171,7 @@ impl Outbox {
                 link.status_shown as "status_shown?",
                 link.status_shown_at as "status_shown_at?",
                 link.merged_into as "merged_into?: ShopCustomerId",
+                link.missing_tried_at as "missing_tried_at?",
                 -- once, on the first of a customer's rows
                 case when coalesce(event.place, 1) = 1 then link.acknowledged end as "acknowledged?: Json<Acknowledged>",
                 coalesce(event.place, 1) = 1 and exists (
@@ -172,13 +189,16 @@ impl Outbox {
                 event.occurred_at as "occurred_at?",
                 event.triggered_at,
                 event.received_at as "received_at?",
+                coalesce(event.status = 'unmatched', false) as "is_unmatched!",
                 coalesce(event.attempts, 0) as "attempts!",
                 coalesce(event.forgiven_attempts, 0) as "forgiven_attempts!",
+                event.failing_seconds,
+                event.last_attempt_at,
                 event.traceparent as "traceparent?",
                 coalesce(event.waiting, 0) as "waiting!"
             from asked
             left join lateral (
-                select flexportal_customer_id, acknowledged, status_shown, status_shown_at, merged_into
+                select flexportal_customer_id, acknowledged, status_shown, status_shown_at, merged_into, missing_tried_at
                 from customer_links
                 where customer_links.source = asked.source
                   and customer_links.shop_customer_id = asked.shop_customer_id
@@ -214,6 +234,7 @@ impl Outbox {
                     acknowledged: acknowledged.0,
                     status_shown: row.status_shown_at.zip(status_shown),
                     merged_into: row.merged_into,
+                    missing_tried_at: row.missing_tried_at,
                 });
             }
             if row.has_given_up {
@@ -229,8 +250,10 @@ impl Outbox {
                 occurred_at,
                 triggered_at: row.triggered_at,
                 received_at,
+                is_unmatched: row.is_unmatched,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
+                failing: failing(row.failing_seconds, row.last_attempt_at),
                 traceparent: row.traceparent,
             });
             *has_more = row.waiting > i64::try_from(known.waiting.len()).unwrap_or(0);
@@ -280,13 +303,16 @@ impl Outbox {
                 d.occurred_at,
                 d.triggered_at,
                 d.received_at,
+                s.status = 'unmatched' as "is_unmatched!",
                 s.attempts,
                 s.forgiven_attempts,
+                s.failing_seconds,
+                s.last_attempt_at,
                 d.traceparent
             from (
                 select given_up.*
                 from (
-                    select event_id, attempts, forgiven_attempts
+                    select event_id, status, attempts, forgiven_attempts, failing_seconds, last_attempt_at
                     from event_states
                     where source = $1
                       and shop_customer_id = $2
@@ -322,8 +348,10 @@ impl Outbox {
                 occurred_at: row.occurred_at,
                 triggered_at: row.triggered_at,
                 received_at: row.received_at,
+                is_unmatched: row.is_unmatched,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
+                failing: failing(row.failing_seconds, row.last_attempt_at),
                 traceparent: row.traceparent,
             })
             .collect())
@@ -347,8 +375,11 @@ impl Outbox {
                 d.occurred_at,
                 d.triggered_at,
                 d.received_at,
+                coalesce(s.status = 'unmatched', false) as "is_unmatched!",
                 coalesce(s.attempts, 0) as "attempts!",
-                coalesce(s.forgiven_attempts, 0) as "forgiven_attempts!"
+                coalesce(s.forgiven_attempts, 0) as "forgiven_attempts!",
+                s.failing_seconds as "failing_seconds?",
+                s.last_attempt_at as "last_attempt_at?"
             from deliveries d
             left join event_states s on s.event_id = d.id
             where d.id = $1
@@ -366,8 +397,10 @@ impl Outbox {
                 occurred_at: row.occurred_at,
                 triggered_at: row.triggered_at,
                 received_at: row.received_at,
+                is_unmatched: row.is_unmatched,
                 attempts: count(row.attempts),
                 forgiven_attempts: count(row.forgiven_attempts),
+                failing: failing(row.failing_seconds, row.last_attempt_at),
                 traceparent: None, // what is looked at is not traced
             };
             (row.source, row.customer, stored)
@@ -437,6 +470,10 @@ impl Outbox {
 /// Postgres counts positions from one.
 fn place(position: i64) -> Option<usize> {
     usize::try_from(position).ok()?.checked_sub(1)
+}
+
+fn failing(seconds: Option<f64>, last_attempt_at: Option<DateTime<Utc>>) -> Option<(Duration, DateTime<Utc>)> {
+    Some((Duration::try_from_secs_f64(seconds?).unwrap_or_default(), last_attempt_at?))
 }
 
 fn count(attempts: i32) -> u32 {

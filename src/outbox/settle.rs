@@ -47,6 +47,8 @@ pub struct EventResult {
     pub status: EventStatus,
     /// Attempts that counted.
     pub attempts: u32,
+    /// For how long attempts have failed, if one that counts has just failed.
+    pub failing_for: Option<Duration>,
     /// FlexPortal's last answer.
     pub http_status: Option<u16>,
     /// FlexPortal's error code, or our own word.
@@ -246,7 +248,7 @@ async fn write_in(
         .collect();
     overtaken::close(connection, &overtaken, now).await?;
     let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
-    links::write(connection, &links, key).await?;
+    links::write(connection, &links, key, now).await?;
     let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
     let waiting: Vec<_> = waiting.map(|(call, _)| (&call.0.source, &call.0.customer)).collect();
     move_up(connection, &waiting).await?;
@@ -353,7 +355,7 @@ async fn write(
             insert into event_states as state (
                 event_id, status, attempts, last_http_status, last_error_code, last_error,
                 warnings, flexportal_customer_id, superseded_by, attempted_as, forgiven_attempts, finished_at,
-                source, shop_customer_id, cause, first_failed_at
+                source, shop_customer_id, cause, first_failed_at, failing_seconds, last_attempt_at
             )
             select
                 event_id, status, attempts, http_status, error_code, error,
@@ -364,13 +366,15 @@ async fn write(
                 case when is_final and status in ('failed', 'unmatched') then source end,
                 case when is_final and status in ('failed', 'unmatched') then shop_customer_id end,
                 cause,
-                case when is_final and status = 'failed' then moment.now end
+                case when is_final and status = 'failed' then moment.now end,
+                failing_seconds,
+                case when failing_seconds is not null then moment.now end
             from unnest(
                 $11::bigint[], $12::uuid[], $13::text[], $14::integer[], $15::integer[], $16::text[], $17::text[],
-                $18::text[], $19::jsonb[], $20::text[], $21::uuid[], $22::uuid[], $23::boolean[]
+                $18::text[], $19::jsonb[], $20::text[], $21::uuid[], $22::uuid[], $23::boolean[], $47::float8[]
             ) as result (
                 place, event_id, status, attempts, http_status, error_code, error,
-                cause, warnings, flexportal_customer_id, superseded_by, attempted_as, is_final
+                cause, warnings, flexportal_customer_id, superseded_by, attempted_as, is_final, failing_seconds
             )
             join held using (place)
             cross join moment
@@ -387,6 +391,8 @@ async fn write(
                 attempted_as = coalesce(excluded.attempted_as, state.attempted_as),
                 forgiven_attempts = greatest(excluded.forgiven_attempts, state.forgiven_attempts),
                 finished_at = excluded.finished_at,
+                failing_seconds = coalesce(excluded.failing_seconds, state.failing_seconds),
+                last_attempt_at = coalesce(excluded.last_attempt_at, state.last_attempt_at),
                 source = excluded.source,
                 shop_customer_id = excluded.shop_customer_id,
                 cause = excluded.cause,
@@ -452,7 +458,9 @@ async fn write(
                 acknowledged = excluded.acknowledged,
                 email_hash = coalesce(excluded.email_hash, link.email_hash),
                 status_shown = coalesce(excluded.status_shown, link.status_shown),
-                status_shown_at = coalesce(excluded.status_shown_at, link.status_shown_at)
+                status_shown_at = coalesce(excluded.status_shown_at, link.status_shown_at),
+                missing_since = null,
+                missing_tried_at = null
             -- unless the link is not any more what it was when the customer was read: a person's word counts
             where (link.source, link.shop_customer_id, coalesce(link.flexportal_customer_id, '')) in (
                 select source, shop_customer_id, coalesce(linked_to, '') from known
@@ -508,6 +516,7 @@ async fn write(
         &column(&links, |(_, claimed, _)| claimed.tenant.tenant_id.as_str()) as _,
         &column(&links, |(_, _, known)| known.email.map(|email| key.of_email(email))) as _,
         &column(&links, |(_, _, known)| known.status_shown.map(Status::as_str)) as _,
+        &column(&results, |(_, result)| result.failing_for.map(seconds)) as _,
     )
     .fetch_all(executor)
     .await?;

@@ -109,6 +109,7 @@ impl Outbox {
                 limit 1
             ) as newest on true
             where link.flexportal_customer_id = $1
+              and link.missing_since is null
               and link.base_url = $2
               and link.tenant_id = $3
               and (link.source, link.shop_customer_id) <> ($4, $5)
@@ -172,7 +173,7 @@ impl Outbox {
             r#"
             -- merge_links
             with lost as (
-                select flexportal_customer_id, origin, acknowledged, status_shown, status_shown_at
+                select flexportal_customer_id, origin, acknowledged, status_shown, status_shown_at, missing_since
                 from customer_links
                 where source = $1
                   and shop_customer_id = $2
@@ -197,13 +198,17 @@ impl Outbox {
                     status_shown, status_shown_at, $4, $5
                 from lost
                 where flexportal_customer_id is not null
+                  and missing_since is null
                 on conflict (source, shop_customer_id, base_url, tenant_id) do update
                 set flexportal_customer_id = excluded.flexportal_customer_id,
                     origin = excluded.origin,
                     acknowledged = excluded.acknowledged,
                     status_shown = excluded.status_shown,
-                    status_shown_at = excluded.status_shown_at
+                    status_shown_at = excluded.status_shown_at,
+                    missing_since = null,
+                    missing_tried_at = null
                 where known.flexportal_customer_id is null
+                   or known.missing_since is not null
                 returning 1
             )
             insert into customer_links as known (source, shop_customer_id, origin, merged_into, base_url, tenant_id)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::RetryPolicy;
+use crate::domain::retry::Failures;
 use crate::flexportal::FlexportalError;
 
 /// The decision.
@@ -22,11 +23,11 @@ pub enum Verdict {
     StayPaused,
 }
 
-/// Decides, from what happened and the number of the attempt (the first is 1); `roll` is uniform in `[0, 1)`.
+/// Decides, from what happened and the failures of the event so far, this one included; `roll` is uniform in `[0, 1)`.
 ///
 /// `is_probe` tells the request that was to find out whether a pause is over: it failing again is the target's fault.
 #[must_use]
-pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll: f64, is_probe: bool) -> Verdict {
+pub fn decide(error: &FlexportalError, failures: Failures, policy: &RetryPolicy, roll: f64, is_probe: bool) -> Verdict {
     use FlexportalError as E;
     match error {
         E::Refused { .. } => Verdict::Fail,
@@ -35,7 +36,7 @@ pub fn decide(error: &FlexportalError, attempt: u32, policy: &RetryPolicy, roll:
         E::RateLimited { retry_after } => Verdict::HoldTarget(*retry_after),
         E::Unavailable { .. } | E::TimedOut | E::Unreached(_) | E::Disconnected(_) if is_probe => Verdict::StayPaused,
         E::Unavailable { .. } | E::TimedOut | E::Unreached(_) | E::Disconnected(_) => {
-            policy.delay(attempt, roll).map_or(Verdict::Fail, Verdict::RetryIn)
+            policy.delay(failures, roll).map_or(Verdict::Fail, Verdict::RetryIn)
         }
     }
 }
@@ -56,22 +57,42 @@ pub fn ends_pause<T>(outcome: &Result<T, FlexportalError>) -> bool {
 mod tests {
     use super::*;
 
+    fn unavailable() -> FlexportalError {
+        FlexportalError::Unavailable { code: None, what: "503".to_owned() }
+    }
+
+    fn refused() -> FlexportalError {
+        FlexportalError::Refused { code: None, message: String::new(), fields: vec![] }
+    }
+
     #[test]
     fn each_class_of_outcome_has_its_verdict() {
         let policy = RetryPolicy::default();
-        let verdict = |error, attempt| decide(&error, attempt, &policy, 0.5, false);
-        let unavailable = || FlexportalError::Unavailable { code: None, what: "503".to_owned() };
-        assert_eq!(
-            verdict(FlexportalError::Refused { code: None, message: String::new(), fields: vec![] }, 1),
-            Verdict::Fail
-        );
-        assert_eq!(verdict(FlexportalError::CustomerNotFound, 1), Verdict::LookUpAgain);
-        assert_eq!(verdict(FlexportalError::Unauthorized { code: None }, 12), Verdict::PauseTarget);
+        let (hour, day) = (Duration::from_hours(1), Duration::from_hours(24));
+        let verdict = |error, attempts, lasting| decide(&error, Failures { attempts, lasting }, &policy, 0.5, false);
+        assert_eq!(verdict(refused(), 1, hour), Verdict::Fail);
+        assert_eq!(verdict(FlexportalError::CustomerNotFound, 1, hour), Verdict::LookUpAgain);
+        assert_eq!(verdict(FlexportalError::Unauthorized { code: None }, 12, day), Verdict::PauseTarget);
         let minute = Duration::from_mins(1);
-        assert_eq!(verdict(FlexportalError::RateLimited { retry_after: minute }, 12), Verdict::HoldTarget(minute));
-        assert_eq!(verdict(unavailable(), 3), Verdict::RetryIn(Duration::from_secs(2)));
-        assert_eq!(verdict(FlexportalError::TimedOut, 1), Verdict::RetryIn(Duration::from_millis(500)));
-        assert_eq!(verdict(unavailable(), 12), Verdict::Fail);
-        assert_eq!(decide(&unavailable(), 12, &policy, 0.5, true), Verdict::StayPaused);
+        let limited = FlexportalError::RateLimited { retry_after: minute };
+        assert_eq!(verdict(limited, 12, day), Verdict::HoldTarget(minute));
+        assert_eq!(verdict(unavailable(), 3, hour), Verdict::RetryIn(Duration::from_secs(2)));
+        assert_eq!(verdict(FlexportalError::TimedOut, 1, hour), Verdict::RetryIn(Duration::from_millis(500)));
+        assert_eq!(verdict(unavailable(), 100, hour), Verdict::RetryIn(Duration::from_secs(450)));
+        assert_eq!(verdict(unavailable(), 2, day), Verdict::Fail, "for a day");
+        let failures = Failures { attempts: 12, lasting: day };
+        assert_eq!(decide(&unavailable(), failures, &policy, 0.5, true), Verdict::StayPaused);
+    }
+
+    #[test]
+    fn a_pause_ends_by_any_word_of_flexportals_own_but_that_it_refuses_the_key() {
+        let ends = |error| ends_pause::<()>(&Err(error));
+        assert!(ends_pause(&Ok(())));
+        assert!(ends(refused()) && ends(FlexportalError::CustomerNotFound));
+        assert!(ends(FlexportalError::RateLimited { retry_after: Duration::ZERO }));
+        assert!(!ends(FlexportalError::Unauthorized { code: None }));
+        assert!(!ends(unavailable()) && !ends(FlexportalError::TimedOut));
+        assert!(!ends(FlexportalError::Unreached(String::new())));
+        assert!(!ends(FlexportalError::Disconnected(String::new())));
     }
 }

@@ -192,8 +192,10 @@ pub fn not_stored(
         occurred_at: occurred_at.unwrap_or(now),
         triggered_at: None,
         received_at: now,
+        is_unmatched: false,
         attempts: 0,
         forgiven_attempts: 0,
+        failing: None,
         traceparent: None,
     }
 }

@@ -235,6 +235,21 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         Ok(self.after(exchange, &span).await)
     }
 
+    /// Whether FlexPortal itself answers now: its cheapest list.
+    pub(super) async fn list_one(&mut self) -> Result<Exchange<Vec<Found>>, Interrupted> {
+        self.permission().await?;
+        let span = tracing::info_span!(
+            parent: &self.span,
+            "flexportal.list",
+            otel.kind = "client",
+            http.response.status_code = Empty,
+            outcome = Empty,
+            otel.status_code = Empty,
+        );
+        let exchange = self.target.api.list_one().instrument(span.clone()).await;
+        Ok(self.after(exchange, &span).await)
+    }
+
     /// Tells FlexPortal the change; `head` is the newest event in it.
     pub(super) async fn update_customer(
         &mut self,
@@ -372,7 +387,10 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             // A quarter of what is new: a pause for breath does not make it slow, and a slow one is known after some answers.
             let usual = mood.usual.map_or(exchange.duration, |usual| (usual * 3 + exchange.duration) / 4);
             mood.usual = Some(usual);
-            let opens = mood.breaker.hears(&self.claimed.source, &self.claimed.customer, &exchange.outcome);
+            let opens = {
+                let Self { claimed: ClaimedCustomer { source, customer, .. }, .. } = self;
+                mood.breaker.hears(source, customer, &exchange.outcome, Instant::now())
+            };
             let hold = exchange.outcome.as_ref().err().and_then(hold_for);
             let hold = hold.or_else(|| opens.then_some((HoldReason::Failing, PROBE_INTERVAL)));
             if hold.is_some() {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::fold::{Folded, ReadEvent};
 use super::translate::{self, Translated};
 use super::{End, Identified, Record, Rules};
+use crate::domain::retry::Failures;
 use crate::domain::{
     Acknowledged, Acknowledgement, CustomerStatus, EventId, EventStatus, Field, FieldValue, Said, ValueHash,
 };
@@ -59,6 +60,7 @@ pub(super) fn failed_for(
         event,
         status: EventStatus::Failed,
         attempts,
+        failing_for: None,
         http_status: None,
         error_code: Some(INTERNAL.to_owned()),
         error: Some(reason.to_owned()),
@@ -181,7 +183,7 @@ impl Closing<'_> {
                 } else {
                     Next::RetryIn(self.rules.unmatched_retry_interval)
                 };
-                (stale.map_or(LinkChange::Keep, |flexportal_id| LinkChange::Drop { flexportal_id }), next)
+                (stale.map_or(LinkChange::Keep, |flexportal_id| LinkChange::Missing { flexportal_id }), next)
             }
             End::Failed { error, who } => {
                 results.extend(
@@ -291,6 +293,7 @@ impl Closing<'_> {
         let result = self.result(event, status);
         EventResult {
             attempts: result.attempts + counts,
+            failing_for: self.failures(event).filter(|_| counts > 0).map(|failures| failures.lasting),
             http_status,
             error_code: error.code().map(str::to_owned),
             error: Some(error.to_string()),
@@ -312,6 +315,7 @@ impl Closing<'_> {
             event,
             status,
             attempts: waiting.map_or(0, |waiting| waiting.attempts),
+            failing_for: None,
             http_status: None,
             error_code: None,
             error: None,
@@ -322,6 +326,12 @@ impl Closing<'_> {
             attempted_as: None,
             is_final: status != EventStatus::Pending && status != EventStatus::Unmatched,
         }
+    }
+
+    /// The failed attempts of an event, one more included.
+    fn failures(&self, event: EventId) -> Option<Failures> {
+        let waiting = self.waiting.iter().find(|waiting| waiting.id == event)?;
+        Some(super::failures(&self.rules.retry, waiting, self.now))
     }
 
     fn age(&self, event: EventId) -> Duration {

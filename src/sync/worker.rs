@@ -534,6 +534,10 @@ mod tests {
         async fn find_by_email(&self, _: &str, _: bool) -> Exchange<Vec<Found>> {
             self.exchange(Operation::FindByEmail, vec![]).await
         }
+
+        async fn list_one(&self) -> Exchange<Vec<Found>> {
+            self.exchange(Operation::List, vec![]).await
+        }
     }
 
     /// One shop, one target without a limit, and workers of one request in flight each.

@@ -28,7 +28,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_the_wait_longer_than_an_hour(text in "(?s).{0,40}", now in any_second()) {
-        prop_assert!(retry_after(Some(&text), now) <= HOUR);
+        prop_assert!(retry_after(Some(&text), None, now) <= HOUR);
     }
 
     #[test]
@@ -38,13 +38,13 @@ proptest! {
         slips in edits::of_text(3),
     ) {
         let text = edits::text_with(&date.format(SPELLINGS[spelling]).to_string(), &slips);
-        prop_assert!(retry_after(Some(&text), date - offset) <= HOUR);
+        prop_assert!(retry_after(Some(&text), None, date - offset) <= HOUR);
     }
 
     #[test]
     fn seconds_are_taken_to_the_second(digits in "[ \t]{0,2}[0-9]{1,30}[ \t]{0,2}", now in any_second()) {
         let wait = digits.trim().parse().map_or(HOUR, Duration::from_secs).min(HOUR);
-        prop_assert_eq!(retry_after(Some(&digits), now), wait);
+        prop_assert_eq!(retry_after(Some(&digits), None, now), wait);
     }
 
     #[test]
@@ -53,6 +53,6 @@ proptest! {
         spelling in 0..SPELLINGS.len(),
     ) {
         let wait = offset.to_std().unwrap_or_default().min(HOUR);
-        prop_assert_eq!(retry_after(Some(&date.format(SPELLINGS[spelling]).to_string()), date - offset), wait);
+        prop_assert_eq!(retry_after(Some(&date.format(SPELLINGS[spelling]).to_string()), None, date - offset), wait);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use flexportal_sync::domain::Dice;
+use flexportal_sync::fake_flexportal::FakeCustomer;
 use flexportal_sync::sync::Worker;
 use serde_json::json;
 
@@ -53,6 +54,7 @@ pub fn refused_by_a_bucket(arrivals: &[DateTime<Utc>], limit: usize, size: f64) 
 async fn arrivals(replicas: usize, seed: u64) -> Vec<DateTime<Utc>> {
     let app =
         App::start_with(&[("FLEXPORTAL_RATE_LIMIT_PER_MINUTE", "100"), ("FLEXPORTAL_MAX_CONCURRENCY", "16")], "").await;
+    (0..340).for_each(|n| app.fake.add_customer(FakeCustomer::numbered(n)));
     let deliveries = (0..340_u32).map(|n| app.deliver(linked(n, 0, &json!({"phone": n.to_string()}))));
     let answers = futures_util::future::join_all(deliveries).await;
     assert!(answers.iter().all(|answer| answer.word() == "accepted"));

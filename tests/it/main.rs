@@ -7,6 +7,7 @@ mod container;
 mod delivery;
 mod drill;
 mod faults;
+mod gateways;
 mod hostile;
 mod intake;
 mod limiter;

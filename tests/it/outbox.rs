@@ -467,6 +467,7 @@ async fn what_cannot_be_settled_spoils_nothing_beside_it() {
     let result = EventResult {
         event: EventId(uuid::Uuid::nil()),
         status: EventStatus::Synced,
+        failing_for: None,
         attempts: 1,
         http_status: None,
         error_code: None,

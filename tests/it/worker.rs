@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer, FakeStatus, Refusal};
+use flexportal_sync::fake_flexportal::{
+    Behaviour, Failure, FakeCustomer, FakeStatus, Gateway, GatewayRequests, Refusal,
+};
 use flexportal_sync::sync::StepOutcome;
 use serde_json::json;
 use sqlx::Row;
@@ -346,7 +348,7 @@ async fn refused_credentials_pause_the_target_and_a_probe_resumes_it() {
 }
 
 #[tokio::test]
-async fn a_404_drops_the_link_and_looks_the_customer_up_once_more() {
+async fn a_404_marks_the_link_as_missing_and_looks_the_customer_up_once_more() {
     let app = App::start().await;
     app.sync(shopify(3, 0, &json!({}))).await;
     app.fake.remove_customer("cus_3");
@@ -357,7 +359,7 @@ async fn a_404_drops_the_link_and_looks_the_customer_up_once_more() {
     app.fake.remove_customer("cus_merged");
     let event = app.sync(shopify(3, 2, &json!({"first_name": "Ida"}))).await;
     assert_eq!(event.status, "unmatched");
-    assert_eq!(app.count("select count(*) from customer_links where flexportal_customer_id is not null").await, 0);
+    assert_eq!(app.count("select count(*) from customer_links where missing_since is null").await, 0);
 }
 
 #[tokio::test]
@@ -441,9 +443,16 @@ async fn more_than_is_read_at_once_is_worked_off_in_turns() {
 #[tokio::test]
 async fn an_answer_with_nul_characters_or_odd_types_can_be_written_down() {
     let app = App::start().await;
-    app.fake.fail_next(1, Failure::Status { status: 422, code: "A\0B".into(), retry_after: None });
+    let gateway = Gateway {
+        requests: GatewayRequests::All,
+        status: 422,
+        content_type: "application/json".into(),
+        body: r#"{"error":{"code":"ODD","message":"A\u0000B","requestId":[1]},"x":null}"#.into(),
+        is_cut_off: false,
+    };
+    app.fake.set_behaviour(Behaviour { gateway: Some(gateway), ..Behaviour::default() });
     let event = app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
-    assert_eq!((event.status.as_str(), event.error_code.as_deref()), ("failed", Some("A\u{fffd}B")));
+    assert_eq!((event.status.as_str(), event.error.as_deref()), ("failed", Some("A\u{fffd}B")));
 }
 
 #[tokio::test]

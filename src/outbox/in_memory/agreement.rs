@@ -225,6 +225,8 @@ impl Pair {
             event: event.id,
             status,
             attempts: event.attempts + 1,
+            failing_for: (self.chance(2) == 0)
+                .then(|| Duration::from_millis(u64::try_from(self.chance(900)).expect("small"))),
             http_status: None,
             error_code: None,
             error: None,
@@ -262,7 +264,7 @@ impl Pair {
             link: match self.chance(5) {
                 0 => LinkChange::Keep,
                 4 => LinkChange::Doubt,
-                1 => LinkChange::Drop { flexportal_id: id },
+                1 => LinkChange::Missing { flexportal_id: id },
                 2 => LinkChange::Found { flexportal_id: id, origin, email },
                 _ => LinkChange::Acknowledged {
                     flexportal_id: id,
@@ -462,13 +464,19 @@ fn about(look: &Look) -> (bool, bool, bool) {
 fn events(events: &[WaitingEvent]) -> Vec<impl PartialEq + std::fmt::Debug> {
     let told = events.iter().map(|event| {
         let times = (event.occurred_at, event.triggered_at, event.received_at);
-        (event.id, event.attempts, event.forgiven_attempts, times, event.traceparent.as_deref())
+        (
+            event.id,
+            event.is_unmatched,
+            event.attempts,
+            event.forgiven_attempts,
+            event.failing,
+            times,
+            event.traceparent.as_deref(),
+        )
     });
     told.collect()
 }
 
 fn linked(link: Option<&Link>) -> Option<impl PartialEq + std::fmt::Debug> {
-    link.map(|link| {
-        (link.flexportal_id.clone(), link.acknowledged.clone(), link.status_shown, link.merged_into.clone())
-    })
+    link.map(|link| (link.flexportal_id.clone(), link.acknowledged.clone(), link.status_shown, link.missing_tried_at))
 }

@@ -210,6 +210,7 @@ impl Outbox {
                             where link.source = w.source
                               and link.shop_customer_id = w.shop_customer_id
                               and link.flexportal_customer_id is not null
+                              and link.missing_since is null
                         ))
                     then least(w.changed_at + make_interval(secs => $5), w.due_at + make_interval(secs => $6))
                 end as is_restless_until,

@@ -35,6 +35,8 @@ pub struct LinkRow {
     pub last_synced_at: Option<DateTime<Utc>>,
     /// Shop's time of the newest change that was acknowledged.
     pub last_occurred_at: Option<DateTime<Utc>>,
+    /// Since when FlexPortal does not know that customer; null while it does.
+    pub missing_since: Option<DateTime<Utc>>,
 }
 
 impl Outbox {
@@ -58,7 +60,8 @@ impl Outbox {
                 flexportal_customer_id as "flexportal_customer_id!",
                 origin as "origin!",
                 last_synced_at,
-                last_occurred_at
+                last_occurred_at,
+                missing_since
             from current_links
             where flexportal_customer_id is not null
               and ($1::text is null or source = $1)

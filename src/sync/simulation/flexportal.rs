@@ -302,4 +302,8 @@ impl Api for Line {
         let email = email.to_owned();
         self.ask(Operation::FindByEmail, None, None, move |state| Ok(state.find(&email, inactive))).await
     }
+
+    async fn list_one(&self) -> Exchange<Vec<Found>> {
+        self.ask(Operation::List, None, None, move |_| Ok(vec![])).await
+    }
 }

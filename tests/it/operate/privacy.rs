@@ -270,7 +270,7 @@ async fn nobody_closes_a_request_for_erasure_in_its_place() {
 #[tokio::test]
 async fn words_of_flexportals_answer_go_with_the_data() {
     let app = App::start().await;
-    app.fake.fail_next(1, Failure::Status { status: 422, code: "Marked code".to_owned(), retry_after: None });
+    app.fake.fail_next(1, Failure::Status { status: 422, code: "MARKED_49".to_owned(), retry_after: None });
     app.sync(shopify(1, 0, &json!({"first_name": "x"}))).await;
     app.db.execute("update event_states set cause = '`Marked` refused'").await;
     let customer = json!({"id": 7_120_000_001_u64, "email": "customer1@example.com"});

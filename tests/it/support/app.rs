@@ -189,7 +189,8 @@ impl App {
 
     /// How many lookups there were.
     pub fn lookups(&self) -> usize {
-        self.fake.requests().iter().filter(|request| request.method == "GET").count()
+        let is_lookup = |query: &str| query.contains("email=");
+        self.fake.requests().iter().filter(|request| request.query.as_deref().is_some_and(is_lookup)).count()
     }
 
     /// Rows and index entries of the big tables, and the queue, that were read so far: connections tell it when they end.
