@@ -58,6 +58,8 @@ pub const MAX_READING_BYTES: usize = 128 * 1024 * 1024;
 pub fn app(state: AppState, more: Router) -> Router {
     Router::new()
         .route("/webhooks/{source}", post(intake::receive))
+        // As people type it into a shop's form.
+        .route("/webhooks/{source}/", post(intake::receive))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))

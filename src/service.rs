@@ -49,7 +49,7 @@ impl Role {
 
 /// Connections to Postgres per process: commits and probes of intake, and what the worker's tasks need, each
 /// for a statement at a time.
-const CONNECTIONS: u32 = 10;
+const CONNECTIONS: u32 = 7;
 /// Of the deliveries: one commit at a time, its second half, and word to the workers.
 const INTAKE_CONNECTIONS: u32 = 3;
 /// Those of the admin API, beside: however people ask, the live work has its own.

@@ -17,6 +17,7 @@ use crate::domain::{CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue
 
 mod generic;
 pub mod headers;
+mod html;
 pub mod json;
 mod shopify;
 pub mod sign;
@@ -67,7 +68,7 @@ pub enum Received {
     /// To be stored.
     Delivery(Box<Delivery>),
     /// Nothing to sync, for this reason.
-    Ignored(&'static str),
+    Ignored(Cow<'static, str>),
 }
 
 /// A delivery as it is stored.
@@ -192,10 +193,19 @@ impl Shop {
     /// Reads a verified delivery.
     ///
     /// # Errors
-    /// [`Rejection::Malformed`] if it is not JSON, names no customer, or does not fit its topic.
+    /// [`Rejection::Malformed`] if it is not JSON, names no customer, or does not fit its topic. `WooCommerce` counts every
+    /// refusal towards switching its webhook off: there only what is not JSON is one, the rest is ignored.
     pub fn receive(&self, verified: &Verified<'_>) -> Result<Received, Rejection> {
         headers::require_json(verified.headers)?;
         let json::Mended { text, warnings } = json::mend(verified.body)?;
+        json::check(&text)?;
+        match (self.source.kind, self.received(verified, text, warnings)) {
+            (ShopKind::WooCommerce, Err(Rejection::Malformed(why))) => Ok(Received::Ignored(why.into())),
+            (_, received) => received,
+        }
+    }
+
+    fn received(&self, verified: &Verified<'_>, text: String, warnings: Vec<String>) -> Result<Received, Rejection> {
         let body = Object::parse(&text)?;
         let topic = match self.source.kind {
             ShopKind::Shopify => shopify::topic(verified.headers)?,
@@ -204,7 +214,7 @@ impl Shop {
         };
         let triggered_at = self.triggered_at(verified.headers);
         let (concerns, customer, email, occurred_at, is_asked_for) = match self.content(&topic, &body)? {
-            Content::Ignored(why) => return Ok(Received::Ignored(why)),
+            Content::Ignored(why) => return Ok(Received::Ignored(why.into())),
             Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None, false),
             Content::Change(event) => {
                 let occurred_at = event.occurred_at.or(triggered_at);

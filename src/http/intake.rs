@@ -3,6 +3,7 @@
 //! 200 only after the commit. What is wrong with a delivery is a 4xx, so that no shop repeats it for hours;
 //! what is wrong with us is a 503 with `Retry-After`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,7 +38,7 @@ struct Answer {
     #[serde(rename = "eventId", skip_serializing_if = "Option::is_none")]
     event_id: Option<EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    reason: Option<Cow<'static, str>>,
 }
 
 pub(super) async fn receive(
@@ -68,7 +69,13 @@ pub(super) async fn receive(
         Ok(answer) => {
             let event_id = answer.event_id.map(|id| id.to_string());
             span.record("event.id", event_id.as_deref());
-            tracing::info!(source = %shop.source().name, result = result.as_str(), event.id = event_id, "delivery answered");
+            tracing::info!(
+                source = %shop.source().name,
+                result = result.as_str(),
+                event.id = event_id,
+                reason = answer.reason.as_deref(),
+                "delivery answered"
+            );
             Json(answer).into_response()
         }
         Err(problem) => {
@@ -128,7 +135,7 @@ async fn store(
     body: &[u8],
 ) -> Result<Answer, Problem> {
     if shop.is_unsigned_ping(headers, body) {
-        return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some("set-up ping") });
+        return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some("set-up ping".into()) });
     }
     let verified = shop.verify(headers, body, state.clock.now())?;
     let delivery = match shop.receive(&verified)? {

@@ -229,6 +229,7 @@ impl InMemory {
         if let Some(link) = state.links.get_mut(customer) {
             link.acknowledged = link.acknowledged.without_values();
         }
+        state.emails.remove(customer);
         state.waiting.remove(customer);
         true
     }

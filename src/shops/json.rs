@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Rejection;
+use super::{Rejection, html};
 use crate::domain::{FlexportalCustomerId, ShopCustomerId};
 
 /// Deeper bodies are refused: Postgres parses recursively, and no shop comes near.
@@ -58,7 +58,10 @@ pub fn mend(body: &[u8]) -> Result<Mended, Rejection> {
 }
 
 /// Whether it is JSON of any kind.
-fn check(text: &str) -> Result<(), Rejection> {
+///
+/// # Errors
+/// [`Rejection::Malformed`] says where it is not.
+pub(super) fn check(text: &str) -> Result<(), Rejection> {
     serde_json::from_str::<&RawValue>(text).map(|_| ()).map_err(|error| not_json(&error))
 }
 
@@ -163,8 +166,12 @@ impl Mending<'_> {
 }
 
 /// An object whose values stay text until they are asked for. Of a repeated key the last counts, as in `jsonb`.
-#[derive(Debug)]
-pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+#[derive(Debug, Clone)]
+pub struct Object<'a> {
+    entries: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// Texts in it are escaped for HTML.
+    is_html: bool,
+}
 
 /// What an object says under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,6 +207,12 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// The same, of a shop that escapes texts for HTML.
+    #[must_use]
+    pub fn of_html(&self) -> Self {
+        Self { is_html: true, ..self.clone() }
+    }
+
     /// Whether the key is there, whatever its value.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
@@ -218,11 +231,12 @@ impl<'a> Object<'a> {
                 return Text::Absent;
             }
         };
+        let text = if self.is_html { html::decoded(text) } else { text };
         let trimmed = match text {
             Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
             Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
         };
-        if trimmed.is_empty() { Text::Empty } else { Text::Value(trimmed) }
+        if trimmed.chars().all(is_invisible) { Text::Empty } else { Text::Value(trimmed) }
     }
 
     /// The object under a key; `Some(None)` for null.
@@ -231,7 +245,7 @@ impl<'a> Object<'a> {
         let raw = self.raw(key)?;
         match raw.get() {
             "null" => Some(None),
-            text => serde_json::from_str(text).ok().map(Some),
+            text => serde_json::from_str(text).ok().map(|object: Self| Some(Self { is_html: self.is_html, ..object })),
         }
     }
 
@@ -239,7 +253,8 @@ impl<'a> Object<'a> {
     #[must_use]
     pub fn list(&self, key: &str) -> Option<Vec<Object<'a>>> {
         let items: Vec<&'a RawValue> = serde_json::from_str(self.raw(key)?.get()).ok()?;
-        Some(items.into_iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect())
+        let objects = items.into_iter().filter_map(|item| serde_json::from_str::<Self>(item.get()).ok());
+        Some(objects.map(|object| Self { is_html: self.is_html, ..object }).collect())
     }
 
     /// The customer's id under a key, a text or an integer, digit for digit.
@@ -267,7 +282,7 @@ impl<'a> Object<'a> {
     }
 
     fn raw(&self, key: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
+        self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 }
 
@@ -289,8 +304,20 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
                 Ok(entries)
             }
         }
-        deserializer.deserialize_map(Entries).map(Object)
+        deserializer.deserialize_map(Entries).map(|entries| Object { entries, is_html: false })
     }
+}
+
+/// White space, and what is not seen: zero-width and formatting characters, by which a text is empty to whoever reads it.
+fn is_invisible(character: char) -> bool {
+    character.is_whitespace()
+        || character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 /// A key, borrowed where it holds no escapes.
@@ -362,6 +389,19 @@ mod tests {
         let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(mend(nested(128).as_bytes()).is_ok());
         assert!(mend(nested(129).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_text_of_invisible_characters_alone_is_empty() {
+        let text = |text: &str| {
+            let body = serde_json::json!({"a": text}).to_string();
+            Object::parse(&body).expect("an object").text("a", &mut vec![]).value().map(Cow::into_owned)
+        };
+        for empty in ["", "  ", "\u{200b}", "\u{feff} \u{ad}", "\u{202e}\u{2066}", "\u{2800}\u{3164}", "\t\u{7f}"] {
+            assert_eq!(text(empty), None, "{empty:?}");
+        }
+        assert_eq!(text(" a\u{200b} ").as_deref(), Some("a\u{200b}"), "what is seen stays as it is");
+        assert_eq!(text("👨\u{200d}👩").as_deref(), Some("👨\u{200d}👩"));
     }
 
     #[test]

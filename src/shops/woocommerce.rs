@@ -36,6 +36,10 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
         return Ok(Content::Ignored("topic is not synced"));
     }
+    if let Some(why) = instead_of_a_customer(body) {
+        return Ok(Content::Ignored(why));
+    }
+    let body = &body.of_html();
     let mut event = CustomerEvent::of(body.customer_id("id")?);
     if event.customer.as_str() == "0" {
         return Err(Rejection::malformed("the customer's `id` is 0: a guest has no account to keep in step"));
@@ -96,6 +100,22 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
         }
     }
     Ok(Content::Change(event))
+}
+
+/// The body is made when it is delivered: of a customer who is gone by then, or whom the webhook's owner may not see (any
+/// more), it is an error of the REST API, `{"code": …, "message": …, "data": {"status": …}}`.
+fn instead_of_a_customer(body: &Object<'_>) -> Option<&'static str> {
+    if body.has("id") || !body.has("code") {
+        return None;
+    }
+    let status = body.object("data").flatten()?.text("status", &mut Vec::new()).value()?;
+    match status.as_ref() {
+        "404" | "410" => Some("the customer is gone"),
+        "401" | "403" => {
+            Some("the webhook's owner may not read customers (any more): give the webhook to an administrator")
+        }
+        _ => Some("an error of the shop instead of a customer"),
+    }
 }
 
 fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address<'a>> {

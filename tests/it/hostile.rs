@@ -53,6 +53,12 @@ async fn what_is_no_customer_event_is_400() {
         for webhook in all_kinds(body) {
             let answer = app.deliver(webhook.clone()).await;
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+            // WooCommerce counts refusals: what can be read is ignored.
+            let is_read = serde_json::from_slice::<serde_json::Value>(body).is_ok();
+            if is_read && webhook.source() == "woocommerce" {
+                assert_eq!((answer.status, answer.word()), (200, "ignored"), "{shown}: {answer:?}");
+                continue;
+            }
             assert_eq!(answer.status, 400, "{}: {shown}: {answer:?}", webhook.source());
             assert_eq!(answer.headers["content-type"], "application/problem+json");
         }

@@ -19,4 +19,5 @@ mod payloads;
 mod sharing;
 mod support;
 mod traces;
+mod woocommerce;
 mod worker;

@@ -456,6 +456,35 @@ async fn an_answer_with_nul_characters_or_odd_types_can_be_written_down() {
 }
 
 #[tokio::test]
+async fn attempts_fail_for_a_day_before_the_event_does_and_a_stopped_worker_does_not_count() {
+    let app = App::start().await;
+    app.fake.set_behaviour(Behaviour { error_rate: 1.0, error_status: 500, ..Behaviour::default() });
+    let event = app.deliver(linked(1, 0, &json!({"phone": "1"}))).await.event_id();
+    app.drain().await;
+    // For two days nobody works: of them the longest delay counts.
+    app.advance(Duration::from_hours(48));
+    app.drain().await;
+    assert_eq!(app.event(event).await.status, "pending");
+    // Full jitter at a roll of a half: the longest delay is 7.5 minutes.
+    for _ in 0..(24 * 8 - 4) {
+        app.advance(Duration::from_secs(450));
+        app.drain().await;
+    }
+    let almost = app.event(event).await;
+    assert_eq!(almost.status, "pending", "{almost:?}");
+    for _ in 0..6 {
+        app.advance(Duration::from_secs(450));
+        app.drain().await;
+    }
+    assert_eq!(app.event(event).await.status, "failed");
+
+    // A person's retry begins anew.
+    sqlx::query("select retry_sync($1)").bind(event).execute(&app.db.pool).await.expect("set back");
+    app.drain().await;
+    assert_eq!(app.event(event).await.status, "pending");
+}
+
+#[tokio::test]
 async fn a_429_that_says_at_once_is_not_asked_over_and_over() {
     let app = App::start().await;
     let limited = Failure::Status { status: 429, code: "RATE_LIMITED".into(), retry_after: Some("0".into()) };

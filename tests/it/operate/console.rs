@@ -300,7 +300,7 @@ async fn an_event_shows_request_and_answer_and_a_customer_its_story() {
 
 #[tokio::test]
 async fn what_shops_and_flexportal_send_is_text_and_nothing_else() {
-    const HOSTILE: &str = "<script>window.pwned=1</script><img src=x onerror=window.pwned=2>\u{202e}evil\u{7}\"'`${1}";
+    const HOSTILE: &str = "<script>window.pwned=1</script><img src=x onerror=window.pwned=2>\u{202e}evil\"'`${1}";
     let app = app().await;
     let answer = format!("<img src=x onerror=window.pwned=3>{}", "<b>loud</b>".repeat(300));
     refuse_phones(&app, 1..=1, &answer);

@@ -326,11 +326,11 @@ async fn the_status_says_on_one_screen_how_it_is() {
 #[tokio::test]
 async fn what_shops_send_cannot_steer_a_terminal() {
     let app = App::start().await;
-    let hostile = "\u{1b}]0;owned\u{7}\u{202e}evil";
-    app.sync(generic(hostile, 0, &json!({"phone": hostile, "email": "x@example.org"}))).await;
+    let (hostile, words) = ("\u{202e}evil", "\u{1b}]0;owned\u{7}");
+    app.sync(generic(hostile, 0, &json!({"phone": words, "email": format!("{words}@example.org")}))).await;
     for arguments in [&["events", "list"], ["customers", "list"].as_slice(), &["why", hostile]] {
         let out = shown(&app, arguments).await;
-        assert!(!out.contains('\u{1b}') && !out.contains('\u{202e}') && out.contains("<U+001B>"), "{out:?}");
+        assert!(!out.contains('\u{1b}') && !out.contains('\u{202e}') && out.contains("<U+202E>"), "{out:?}");
     }
 }
 
