@@ -186,7 +186,10 @@ pub(crate) async fn sync_customer(
         let found = steps.found;
         match came_to {
             Ok(Step::End(end)) => break (folded, translated, acknowledged, Some(end)),
-            Ok(Step::LookedUpAgain { found, instead_of }) => (who, stale) = (Some(found), Some(instead_of)),
+            Ok(Step::LookedUpAgain { found, instead_of }) => {
+                // Who else leads to it is another question.
+                (who, stale, status_word) = (Some(found), Some(instead_of), None);
+            }
             Ok(Step::Reconsidered { who: known, word }) => (who, status_word) = (Some(known), Some(word)),
             Err(Interrupted::NotNow) => {
                 // A customer found meanwhile is kept as link.

@@ -82,6 +82,10 @@ async fn database(config: &Config, report: &mut Report) -> Option<Outbox> {
             }
         }
     }
+    if outbox.settings().await.is_ok_and(|settings| !settings.is_flushed) {
+        let lost = "its `fsync` is off: webhooks that were answered 200 are lost if the machine stops; turn it on";
+        Report::note("database", lost);
+    }
     match outbox.missing_migrations().await {
         Ok(0) => {
             Report::good("migrations", "all applied");

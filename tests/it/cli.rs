@@ -128,6 +128,10 @@ async fn migrate_applies_what_is_missing_and_check_reports_line_by_line() {
     assert_eq!(good.code, Some(0), "{}", good.out);
     assert_eq!(good.out.lines().filter(|line| line.starts_with("ok ")).count(), 4, "{}", good.out);
 
+    // The tests' own server is fast and forgets; one that is given may not be.
+    let fsync: String = sqlx::query_scalar("show fsync").fetch_one(&db.pool).await.expect("a setting");
+    assert_eq!(good.out.contains("its `fsync` is off"), fsync == "off", "{}", good.out);
+
     let mut wrong_key = with_settings("check");
     wrong_key.env("FLEXPORTAL_API_KEY", "wrong");
     let wrong_key = run(wrong_key).await;
