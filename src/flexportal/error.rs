@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde_json::Value;
 
 /// Anything but success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,24 +108,19 @@ impl FlexportalError {
     }
 }
 
-/// FlexPortal's error body, by which its own refusals are told from those of whatever stands in between: `error.code` in
-/// upper snake case and `error.message`, and `error.details[]` where there are any.
+/// FlexPortal's error body, by which its own refusals are told from those of whatever stands in between: an object with
+/// `error.code` in upper snake case and `error.message`. `error.details[]` is read with tolerance: it tells a person more,
+/// and not whose word it is.
 ///
 /// Another gateway's body of the very same form cannot be told apart.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct ErrorBody {
-    error: ErrorObject,
-}
-
-#[derive(Debug, Deserialize)]
-struct ErrorObject {
     code: String,
     message: String,
-    #[serde(default)]
     details: Vec<ErrorDetail>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug)]
 struct ErrorDetail {
     path: Option<String>,
     message: Option<String>,
@@ -134,28 +129,32 @@ struct ErrorDetail {
 impl ErrorBody {
     /// Reads it, if that is what it is.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
-        let body: Self = serde_json::from_slice(body).ok()?;
-        let code = body.error.code.as_bytes();
-        let is_upper_snake_case = code.first().is_some_and(u8::is_ascii_uppercase)
-            && code.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
-        is_upper_snake_case.then_some(body)
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let error = body.get("error")?;
+        let text = |of: &Value, name| of.get(name).and_then(Value::as_str).map(str::to_owned);
+        let code = text(error, "code").filter(|code| is_upper_snake_case(code))?;
+        let details = error.get("details").and_then(Value::as_array).into_iter().flatten();
+        let details = details.filter(|detail| detail.is_object());
+        let details =
+            details.map(|detail| ErrorDetail { path: text(detail, "path"), message: text(detail, "message") });
+        Some(Self { code, message: text(error, "message")?, details: details.collect() })
     }
 
     pub(super) fn code(&self) -> String {
-        shown(&self.error.code, MAX_CODE_CHARACTERS)
+        shown(&self.code, MAX_CODE_CHARACTERS)
     }
 
     /// The fields that the details name, each once, in order of the alphabet.
     pub(super) fn fields(&self) -> Vec<String> {
-        let paths = self.error.details.iter().filter_map(|detail| detail.path.as_deref());
+        let paths = self.details.iter().filter_map(|detail| detail.path.as_deref());
         let fields: BTreeSet<_> = paths.map(|path| shown(path, MAX_CODE_CHARACTERS)).collect();
         fields.into_iter().take(MAX_FIELDS).collect()
     }
 
     /// One line for people: the message, then each field with its own.
     pub(super) fn message(&self) -> String {
-        let mut line = self.error.message.clone();
-        for detail in &self.error.details {
+        let mut line = self.message.clone();
+        for detail in &self.details {
             let path = detail.path.as_deref().unwrap_or("?");
             let message = detail.message.as_deref().unwrap_or("is not valid");
             // Writing to a string cannot fail.
@@ -163,6 +162,11 @@ impl ErrorBody {
         }
         shown(&line, MAX_MESSAGE_CHARACTERS)
     }
+}
+
+fn is_upper_snake_case(code: &str) -> bool {
+    code.starts_with(|first: char| first.is_ascii_uppercase())
+        && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 const MAX_CODE_CHARACTERS: usize = 64;
@@ -246,8 +250,15 @@ mod tests {
         let is_own = |body: &str| ErrorBody::read(body.as_bytes()).is_some();
         assert!(is_own(r#"{"error":{"code":"NOT_FOUND","message":"no such customer"}}"#));
         assert!(is_own(r#"{"error":{"code":"E2","message":"","details":[]},"requestId":"1"}"#));
+        for details in ["null", "{}", "[1,null]", r#"[{"path":["phone"],"message":7}]"#, r#""none""#] {
+            let body = format!(r#"{{"error":{{"code":"NOT_FOUND","message":"m","details":{details}}}}}"#);
+            assert!(is_own(&body), "what the details are like does not matter: {body}");
+        }
         for other in [
             "",
+            r#"[["NOT_FOUND","not found"]]"#,
+            r#"{"error":["NOT_FOUND","not found"]}"#,
+            r#"{"error":{"code":"NOT_FOUND","message":404}}"#,
             "<html>",
             "null",
             r#"{"error":{"code":"NOT_FOUND"}}"#,
