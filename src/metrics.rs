@@ -29,7 +29,7 @@ const INTAKE_SECONDS: [f64; 11] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 const GROUP_SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 /// Seconds; a request is given up after 20 at most.
 const REQUEST_SECONDS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
-/// Seconds, from at once to a day: what the quota holds back waits for minutes, what fails for half an hour.
+/// Seconds, from at once to a day: what the quota holds back waits for minutes, what fails for a day.
 const DELAY_SECONDS: [f64; 12] = [0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0];
 
 /// What a delivery was answered.
@@ -100,7 +100,7 @@ const OUTCOMES: [&str; 9] = [
     "unreached",
     "disconnected",
 ];
-const OPERATIONS: [Operation; 2] = [Operation::UpdateCustomer, Operation::FindByEmail];
+const OPERATIONS: [Operation; 3] = [Operation::UpdateCustomer, Operation::FindByEmail, Operation::List];
 /// What a worker can settle an event as.
 const SETTLED: [EventStatus; 5] =
     [EventStatus::Synced, EventStatus::Superseded, EventStatus::Unchanged, EventStatus::Unmatched, EventStatus::Failed];

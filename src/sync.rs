@@ -132,7 +132,8 @@ pub(crate) async fn sync_customer(
     let (read, unreadable) = read_all(&known.waiting, |event| shop.read(&event.topic, &event.payload));
     let (given_up, _) = read_all(&known.given_up, |event| shop.read(&event.topic, &event.payload));
     let link = known.link.as_ref();
-    let mut who = known_id(shop, &claimed.customer, &read, link);
+    let missing_to_try = missing_to_try(known);
+    let mut who = known_id(shop, &claimed.customer, &read, link, missing_to_try);
     let mut stale = None;
     let merged_into = read.iter().rev().find_map(|read| read.event.merged_into.as_ref());
     if let Some(kept) = merged_into {
@@ -159,8 +160,7 @@ pub(crate) async fn sync_customer(
         requests.trace(head, &known.waiting);
         let tried = known.waiting.iter().find(|event| event.id == head);
         let attempts = tried.map_or(0, |event| event.attempts);
-        let now = requests.now();
-        let failures = tried.map(|event| failures(&rules.retry, event, now)).unwrap_or_default();
+        let failures = tried.map(|event| failures(&rules.retry, event, known.read_at)).unwrap_or_default();
         let mut steps = Steps {
             rules,
             requests,
@@ -179,7 +179,7 @@ pub(crate) async fn sync_customer(
             head,
             number: attempts + 1,
             failures,
-            waiting: &known.waiting,
+            missing_to_try,
             found: None,
         };
         let came_to = steps.run(who.take()).await;
@@ -207,6 +207,7 @@ pub(crate) async fn sync_customer(
         folded: &folded,
         translated: &translated,
         is_takeover: claimed.is_takeover(),
+        read_at: known.read_at,
         now: requests.now(),
     };
     Ok(closing.settlement(end, unreadable, overtaken, acknowledged, std::mem::take(record)))
@@ -218,7 +219,7 @@ fn acknowledged_by(who: Option<&Identified>, link: Option<&Link>, is_takeover: b
     match (who, link) {
         (_, Some(link)) if is_takeover => link.acknowledged.without_values(),
         (_, None) => Acknowledged::default(),
-        (Some(who), Some(link)) if link.flexportal_id.as_ref() == Some(&who.id) => link.acknowledged.clone(),
+        (Some(who), Some(link)) if link.known_id() == Some(&who.id) => link.acknowledged.clone(),
         (_, Some(link)) => link.acknowledged.without_values(),
     }
 }
@@ -245,28 +246,47 @@ fn order_key(stored: &WaitingEvent, read: &CustomerEvent<'_>) -> OrderKey {
     OrderKey { changed_at, is_creation: read.is_creation, triggered_at, event }
 }
 
-/// An id carried by the event, else the link's, else, where it is configured so, the shop's own.
-fn known_id(shop: &Shop, customer: &ShopCustomerId, read: &[ReadEvent<'_>], link: Option<&Link>) -> Option<Identified> {
+/// The id of a link that led nowhere, if it is to be tried again: with the next change, and once a day.
+fn missing_to_try(known: &Known) -> Option<&FlexportalCustomerId> {
+    let link = known.link.as_ref()?;
+    let tried_at = link.missing_tried_at?;
+    let is_told_since = known.waiting.iter().any(|event| !event.is_unmatched);
+    let is_long_ago = (known.read_at - tried_at).to_std().unwrap_or_default() >= MISSING_TRIED_EVERY;
+    link.flexportal_id.as_ref().filter(|_| is_told_since || is_long_ago)
+}
+
+/// An id carried by the event, else the link's, else, where it is configured so, the shop's own. One that FlexPortal does not
+/// know is known only if it is to be tried again and something beside the link says it.
+fn known_id(
+    shop: &Shop,
+    customer: &ShopCustomerId,
+    read: &[ReadEvent<'_>],
+    link: Option<&Link>,
+    missing_to_try: Option<&FlexportalCustomerId>,
+) -> Option<Identified> {
     // An old event must not tie its customer to what it was before.
     let newest_settled = link.and_then(|link| link.acknowledged.newest());
     let carried = fold::newest_flexportal_id(read)
         .filter(|(key, _)| newest_settled.is_none_or(|settled| settled <= *key))
         .map(|(_, id)| id.clone());
     let linked = link.and_then(|link| link.known_id().cloned());
+    let is_known_to_be_missing =
+        |id: &FlexportalCustomerId| link.is_some_and(|link| link.is_missing(id)) && missing_to_try.is_none();
     let same = match shop.source().identity {
         Identity::SameId => FlexportalCustomerId::parse(customer.as_str()).ok(),
         Identity::Email => None,
     };
-    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.known_id() == Some(id));
-    let id = carried.or(linked).or(same)?;
+    let is_linked = |id: &FlexportalCustomerId| link.is_some_and(|link| link.flexportal_id.as_ref() == Some(id));
+    let id = [carried, linked, same].into_iter().flatten().find(|id| !is_known_to_be_missing(id))?;
     Some(Identified { origin: (!is_linked(&id)).then_some(LinkOrigin::Event), id })
 }
 
-/// The failed attempts of an event since it began anew, if one fails now.
-fn failures(policy: &RetryPolicy, event: &WaitingEvent, now: DateTime<Utc>) -> Failures {
+/// The failed attempts of an event since it began anew, if one fails now; `read_at` and the last attempt are instants of the
+/// same clock.
+fn failures(policy: &RetryPolicy, event: &WaitingEvent, read_at: DateTime<Utc>) -> Failures {
     let attempts = (event.attempts + 1).saturating_sub(event.forgiven_attempts);
     let lasting = match event.failing {
-        Some((before, at)) if attempts > 1 => policy.lasting(before, (now - at).to_std().unwrap_or_default()),
+        Some((before, at)) if attempts > 1 => policy.lasting(before, (read_at - at).to_std().unwrap_or_default()),
         _ => Duration::ZERO,
     };
     Failures { attempts, lasting }
@@ -315,7 +335,8 @@ struct Steps<'a, 'r, Q: Queue, A> {
     number: u32,
     /// Its failed attempts, were this one of them.
     failures: Failures,
-    waiting: &'a [WaitingEvent],
+    /// See [`missing_to_try`].
+    missing_to_try: Option<&'a FlexportalCustomerId>,
     /// Whom the lookup found.
     found: Option<Identified>,
 }
@@ -340,7 +361,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
         if self.translated.sent.is_empty() {
             return Ok(Step::End(End::Unchanged { who: known }));
         }
-        let mut is_looked_up = false;
+        let mut looked_up = None;
         let who = match known {
             Some(known) => known,
             None => match self.look_up().await? {
@@ -353,11 +374,11 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
                     }
                     who
                 }
-                Ok(no_match) => match self.missing_to_try().filter(|_| no_match == Match::None) {
+                Ok(no_match) => match self.missing_to_try {
                     // Its id may lead somewhere again.
                     Some(id) => {
-                        is_looked_up = true;
-                        Identified { id, origin: None }
+                        looked_up = Some(no_match);
+                        Identified { id: id.clone(), origin: None }
                     }
                     None => return Ok(Step::End(unmatched(&no_match, None))),
                 },
@@ -383,24 +404,15 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             Err(FlexportalError::CustomerNotFound) => match self.is_confirmed().await? {
                 Ok(()) => {
                     self.found = None;
-                    if is_looked_up {
-                        return Ok(Step::End(unmatched(&Match::None, Some(who.id))));
+                    match looked_up {
+                        Some(no_match) => Step::End(unmatched(&no_match, Some(who.id))),
+                        None => self.look_up_again(who.id).await?,
                     }
-                    self.look_up_again(who.id).await?
                 }
                 Err(error) => Step::End(self.end_of_error(error, Some(who))),
             },
             Err(error) => Step::End(self.end_of_error(error, Some(who))),
         })
-    }
-
-    /// The id of a link that led nowhere, if it is to be tried again: with the next change, and once a day.
-    fn missing_to_try(&self) -> Option<FlexportalCustomerId> {
-        let link = self.link?;
-        let tried_at = link.missing_tried_at?;
-        let is_told_since = self.waiting.iter().any(|event| !event.is_unmatched);
-        let is_long_ago = (self.requests.now() - tried_at).to_std().unwrap_or_default() >= MISSING_TRIED_EVERY;
-        link.flexportal_id.clone().filter(|_| is_told_since || is_long_ago)
     }
 
     /// What becomes of the status, by who else leads to the customer.
@@ -424,14 +436,9 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
     /// Whether it is FlexPortal that answers 404: a list as documented shows it, or a refusal of its own. One more 404 shows
     /// nothing: whatever answered the first may have answered the second.
     async fn is_confirmed(&mut self) -> Result<Result<(), FlexportalError>, Interrupted> {
-        let exchange = self.requests.list_one().await?;
+        let exchange = self.requests.show_yourself().await?;
         Ok(match exchange.outcome {
-            Ok(_) => Ok(()),
-            Err(FlexportalError::Refused { .. } | FlexportalError::Unauthorized { .. })
-                if !matches!(exchange.http_status, Some(404 | 410)) =>
-            {
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(error @ FlexportalError::RateLimited { .. }) => Err(error),
             Err(_) => Err(FlexportalError::Unavailable {
                 code: Some("NOT_CONFIRMED".to_owned()),

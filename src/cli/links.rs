@@ -80,7 +80,8 @@ impl Links {
                     show::json(&page.items)?;
                     return Ok(ExitCode::SUCCESS);
                 }
-                let mut table = table(&["source", "customer", "FlexPortal", "origin", "last synced (UTC)"]);
+                let mut table =
+                    table(&["source", "customer", "FlexPortal", "origin", "last synced (UTC)", "missing since (UTC)"]);
                 for link in &page.items {
                     table.add_row([
                         link.source.to_string(),
@@ -88,6 +89,7 @@ impl Links {
                         plain(&link.flexportal_customer_id),
                         link.origin.clone(),
                         time_or_none(link.last_synced_at),
+                        time_or_none(link.missing_since),
                     ]);
                 }
                 if page.items.is_empty() {

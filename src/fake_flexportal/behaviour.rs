@@ -106,8 +106,20 @@ pub struct Gateway {
 pub enum GatewayRequests {
     /// All.
     All,
+    /// Updates of a customer.
+    Updates,
     /// Lists that name no e-mail.
     Lists,
+}
+
+impl GatewayRequests {
+    pub(super) fn include(self, is_update: bool, is_list: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Updates => is_update,
+            Self::Lists => is_list,
+        }
+    }
 }
 
 /// A customer that is refused whenever a request names it in its path.

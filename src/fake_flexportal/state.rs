@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
-use super::behaviour::{Behaviour, Failure, Gateway, GatewayRequests};
+use super::behaviour::{Behaviour, Failure, Gateway};
 use super::customers::Customers;
 use super::requests::{RecordedRequest, RequestLog};
 use crate::domain::{Clock, Dice};
@@ -92,7 +92,7 @@ impl Shared {
         self.arrivals.send_replace(memory.log.len());
         let course = match &memory.behaviour.gateway {
             // FlexPortal never sees what it answers.
-            Some(gateway) if is_list || gateway.requests == GatewayRequests::All => Course::Gateway(gateway.clone()),
+            Some(gateway) if gateway.requests.include(is_update, is_list) => Course::Gateway(gateway.clone()),
             Some(_) | None => memory.course(now, customer_id, is_update, &self.dice),
         };
         Arrival { sequence, course, latency: std::time::Duration::from_millis(memory.behaviour.latency_ms) }

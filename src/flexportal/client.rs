@@ -79,6 +79,19 @@ pub struct Exchange<T> {
 }
 
 impl<T> Exchange<T> {
+    /// The same with another outcome.
+    pub fn map<U>(self, outcome: impl FnOnce(Result<T, FlexportalError>) -> Result<U, FlexportalError>) -> Exchange<U> {
+        Exchange {
+            operation: self.operation,
+            started_at: self.started_at,
+            duration: self.duration,
+            request_body: self.request_body,
+            http_status: self.http_status,
+            response_body: self.response_body,
+            outcome: outcome(self.outcome),
+        }
+    }
+
     /// Whether the request may yet be carried out although it seems to be over: we gave it up, its connection broke before
     /// an answer, or a gateway answered that has lost sight of it as well (502, 504; Cloudflare's 520 to 524).
     #[must_use]
@@ -196,7 +209,7 @@ impl Client {
     /// The cheapest question there is: FlexPortal `GET /v1/customers?limit=1`.
     pub async fn list_one(&self) -> Exchange<Vec<Found>> {
         let request = self.list().query(&[("limit", "1")]);
-        self.exchange(Operation::List, request, None, read_list).await
+        self.exchange(Operation::List, request, None, read_page).await
     }
 
     /// Whether the credentials are taken.
@@ -328,6 +341,13 @@ fn read_list(body: &[u8]) -> Option<Result<Vec<Found>, FlexportalError>> {
         })
     };
     Some(Ok(customers.iter().filter_map(found).collect()))
+}
+
+/// A list as documented: it is to show who answers, so that it says whether there are more.
+fn read_page(body: &[u8]) -> Option<Result<Vec<Found>, FlexportalError>> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    answer.get("hasMore")?.as_bool()?;
+    read_list(body)
 }
 
 /// Why there is no answer, or no whole one.

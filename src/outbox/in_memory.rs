@@ -226,6 +226,7 @@ impl InMemory {
                 (known.status, known.finished_at) = (EventStatus::Discarded, Some(now));
             }
         }
+        state.emails.remove(customer);
         if let Some(link) = state.links.get_mut(customer) {
             link.acknowledged = link.acknowledged.without_values();
         }
@@ -374,13 +375,15 @@ impl State {
                     link.missing_tried_at = None;
                 }
             }
-            LinkChange::Acknowledged { flexportal_id, acknowledged, email, status_shown, .. } => {
+            LinkChange::Acknowledged { flexportal_id, acknowledged, email, status_shown, synced_at, .. } => {
                 self.emails.extend(email.clone().map(|email| (customer.clone(), email)));
                 let link = self.links.entry(customer).or_insert_with(|| fresh(flexportal_id));
+                // Found again once FlexPortal has acknowledged something, or as another: not by a request that failed.
+                link.missing_tried_at =
+                    link.missing_tried_at.filter(|_| synced_at.is_none() && link.is_missing(flexportal_id));
                 link.flexportal_id = Some(flexportal_id.clone());
                 link.acknowledged = acknowledged.clone();
                 link.status_shown = status_shown.map(|status| (now, status)).or(link.status_shown);
-                link.missing_tried_at = None;
             }
         }
     }
@@ -441,6 +444,7 @@ impl Queue for InMemory {
             waiting: state.events_of(claimed),
             given_up: given_up.map(|(id, event)| event.read(*id)).collect(),
             link: state.links.get(&customer).cloned(),
+            read_at: self.clock.now(),
         })
     }
 

@@ -29,6 +29,8 @@ pub struct Known {
     pub given_up: Vec<WaitingEvent>,
     /// Who it is in FlexPortal, if that was found before.
     pub link: Option<Link>,
+    /// When it was read, by the clock of the instants in it: Postgres'.
+    pub read_at: DateTime<Utc>,
 }
 
 /// A shop's customer, and the tenant whose link of it is asked for.
@@ -58,7 +60,7 @@ pub struct WaitingEvent {
     pub attempts: u32,
     /// Those of them before a person set it back.
     pub forgiven_attempts: u32,
-    /// For how long attempts had failed at the last one that counted, and when that was.
+    /// For how long attempts had failed at the last one that counted, and when that was, by Postgres' clock.
     pub failing: Option<(Duration, DateTime<Utc>)>,
     /// Its place in a trace, as W3C `traceparent`; none where nothing was traced.
     pub traceparent: Option<String>,
@@ -75,7 +77,7 @@ pub struct Link {
     pub status_shown: Option<(DateTime<Utc>, Status)>,
     /// The customer that the shop merged this one into.
     pub merged_into: Option<ShopCustomerId>,
-    /// FlexPortal does not know the customer (any more); when it was last asked for it by its id.
+    /// FlexPortal does not know the customer (any more); when it was last asked for it by its id, by Postgres' clock.
     pub missing_tried_at: Option<DateTime<Utc>>,
 }
 
@@ -84,6 +86,12 @@ impl Link {
     #[must_use]
     pub fn known_id(&self) -> Option<&FlexportalCustomerId> {
         self.flexportal_id.as_ref().filter(|_| self.missing_tried_at.is_none())
+    }
+
+    /// Whether FlexPortal was asked for this very id, and did not know it.
+    #[must_use]
+    pub fn is_missing(&self, id: &FlexportalCustomerId) -> bool {
+        self.missing_tried_at.is_some() && self.flexportal_id.as_ref() == Some(id)
     }
 }
 
@@ -167,6 +175,7 @@ impl Outbox {
             )
             select
                 asked.position as "position!",
+                coalesce($7::timestamptz, clock_timestamp()) as "read_at!",
                 link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
                 link.status_shown as "status_shown?",
                 link.status_shown_at as "status_shown_at?",
@@ -218,6 +227,7 @@ impl Outbox {
             MAX_BYTES,
             &base_urls as _,
             &tenant_ids as _,
+            self.clock.for_postgres(),
         )
         .fetch_all(&mut *connection)
         .await?;
@@ -227,6 +237,7 @@ impl Outbox {
         for row in rows {
             let Some(place) = place(row.position).filter(|place| *place < known.len()) else { continue };
             let (known, has_more) = &mut known[place];
+            known.read_at = row.read_at;
             if let Some(acknowledged) = row.acknowledged {
                 let status_shown = row.status_shown.as_deref().and_then(Status::of_word);
                 known.link = Some(Link {

@@ -459,8 +459,17 @@ async fn write(
                 email_hash = coalesce(excluded.email_hash, link.email_hash),
                 status_shown = coalesce(excluded.status_shown, link.status_shown),
                 status_shown_at = coalesce(excluded.status_shown_at, link.status_shown_at),
-                missing_since = null,
-                missing_tried_at = null
+                -- found again once FlexPortal has acknowledged something, or as another: not by a request that failed
+                missing_since = case
+                    when excluded.last_synced_at is null
+                        and link.flexportal_customer_id = excluded.flexportal_customer_id
+                    then link.missing_since
+                end,
+                missing_tried_at = case
+                    when excluded.last_synced_at is null
+                        and link.flexportal_customer_id = excluded.flexportal_customer_id
+                    then link.missing_tried_at
+                end
             -- unless the link is not any more what it was when the customer was read: a person's word counts
             where (link.source, link.shop_customer_id, coalesce(link.flexportal_customer_id, '')) in (
                 select source, shop_customer_id, coalesce(linked_to, '') from known

@@ -53,6 +53,20 @@ pub fn ends_pause<T>(outcome: &Result<T, FlexportalError>) -> bool {
     }
 }
 
+/// Whether an answer to the list shows that FlexPortal itself answers: a list as documented does, and so does a refusal of its
+/// own. One more 404 or 410 shows nothing: whatever answered the first may have answered the second.
+///
+/// # Errors
+/// What came instead.
+pub fn shows_itself<T>(status: Option<u16>, outcome: Result<T, FlexportalError>) -> Result<(), FlexportalError> {
+    use FlexportalError as E;
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(E::Refused { .. } | E::Unauthorized { .. }) if !matches!(status, Some(404 | 410)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +96,17 @@ mod tests {
         assert_eq!(verdict(unavailable(), 2, day), Verdict::Fail, "for a day");
         let failures = Failures { attempts: 12, lasting: day };
         assert_eq!(decide(&unavailable(), failures, &policy, 0.5, true), Verdict::StayPaused);
+    }
+
+    #[test]
+    fn flexportal_shows_itself_by_a_list_or_by_a_refusal_of_its_own_that_is_not_one_more_404() {
+        let shows = |status, error| shows_itself::<()>(Some(status), Err(error)).is_ok();
+        assert_eq!(shows_itself(Some(200), Ok(())), Ok(()));
+        assert!(shows(400, refused()) && shows(403, FlexportalError::Unauthorized { code: None }));
+        assert!(!shows(404, refused()) && !shows(410, refused()));
+        assert!(!shows(404, unavailable()) && !shows(503, unavailable()));
+        let limited = FlexportalError::RateLimited { retry_after: Duration::from_secs(1) };
+        assert_eq!(shows_itself::<()>(Some(429), Err(limited.clone())), Err(limited));
     }
 
     #[test]

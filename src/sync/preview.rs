@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::fold;
 use super::translate::{self, Wishes};
-use super::{acknowledged_by, is_acknowledged, known_id, read_all};
+use super::{acknowledged_by, is_acknowledged, known_id, missing_to_try, read_all};
 use crate::config::Identity;
 use crate::domain::{EventId, FlexportalCustomerId, ShopCustomerId};
 use crate::outbox::{Known, LinkOrigin, WaitingEvent};
@@ -97,7 +97,7 @@ pub fn preview(shop: &Shop, customer: &ShopCustomerId, change: &WaitingEvent, ba
         events.push(change.clone());
     }
     let (read, unreadable) = read_all(&events, |event| shop.read(&event.topic, &event.payload));
-    let who = known_id(shop, customer, &read, known.link.as_ref());
+    let who = known_id(shop, customer, &read, known.link.as_ref(), missing_to_try(known));
     let acknowledged = acknowledged_by(who.as_ref(), known.link.as_ref(), false);
     let folded = fold::fold(&read, &acknowledged);
     let translated = translate::translate(&folded.fields, &acknowledged, wishes);

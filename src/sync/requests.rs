@@ -235,8 +235,9 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
         Ok(self.after(exchange, &span).await)
     }
 
-    /// Whether FlexPortal itself answers now: its cheapest list.
-    pub(super) async fn list_one(&mut self) -> Result<Exchange<Vec<Found>>, Interrupted> {
+    /// Asks whether FlexPortal itself answers now, by its cheapest list. A refusal of its own shows it as well, and says
+    /// nothing of updates: it does not hold the target.
+    pub(super) async fn show_yourself(&mut self) -> Result<Exchange<()>, Interrupted> {
         self.permission().await?;
         let span = tracing::info_span!(
             parent: &self.span,
@@ -247,6 +248,8 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             otel.status_code = Empty,
         );
         let exchange = self.target.api.list_one().instrument(span.clone()).await;
+        let status = exchange.http_status;
+        let exchange = exchange.map(|outcome| decide::shows_itself(status, outcome));
         Ok(self.after(exchange, &span).await)
     }
 

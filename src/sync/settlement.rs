@@ -101,6 +101,8 @@ pub(super) struct Closing<'a> {
     pub(super) translated: &'a Translated<'a>,
     /// A worker died holding the customer: it may have sent whatever waits.
     pub(super) is_takeover: bool,
+    /// When all this was read, by Postgres' clock.
+    pub(super) read_at: DateTime<Utc>,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -331,7 +333,7 @@ impl Closing<'_> {
     /// The failed attempts of an event, one more included.
     fn failures(&self, event: EventId) -> Option<Failures> {
         let waiting = self.waiting.iter().find(|waiting| waiting.id == event)?;
-        Some(super::failures(&self.rules.retry, waiting, self.now))
+        Some(super::failures(&self.rules.retry, waiting, self.read_at))
     }
 
     fn age(&self, event: EventId) -> Duration {

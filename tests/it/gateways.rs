@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use flexportal_sync::fake_flexportal::{Behaviour, FakeCustomer, Gateway, GatewayRequests};
+use flexportal_sync::domain::{FlexportalCustomerId, ShopCustomerId, SourceName};
+use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer, Gateway, GatewayRequests};
+use flexportal_sync::outbox::{DoneBy, NewLink};
 use serde_json::json;
 
 use crate::support::App;
-use crate::support::shop::generic;
+use crate::support::shop::{generic, linked};
 
 const STATUSES: [u16; 20] =
-    [400, 401, 402, 403, 404, 405, 406, 408, 409, 410, 413, 421, 422, 429, 431, 451, 500, 502, 503, 504];
+    [200, 302, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 429, 451, 500, 502, 503, 504];
 
 /// A body, its type, whether it is cut off, and whether it is FlexPortal's own.
 const BODIES: [(&str, &str, bool, bool); 6] = [
@@ -30,6 +32,8 @@ const LIMIT: usize = 600;
 enum Meets {
     /// The customer is linked.
     Put,
+    /// The same, and FlexPortal itself answers all others.
+    PutAlone,
     /// It has to be looked up.
     Lookup,
     /// FlexPortal itself has answered 404 to its update, and is asked whether it is there.
@@ -73,7 +77,11 @@ async fn one(
     if meets != Meets::List {
         app.fake.add_customer(FakeCustomer::new(&id, &email));
     }
-    let requests = if meets == Meets::List { GatewayRequests::Lists } else { GatewayRequests::All };
+    let requests = match meets {
+        Meets::Put | Meets::Lookup => GatewayRequests::All,
+        Meets::PutAlone => GatewayRequests::Updates,
+        Meets::List => GatewayRequests::Lists,
+    };
     let gateway = Gateway { requests, status, content_type: content_type.into(), body: body.into(), is_cut_off };
     app.fake.set_behaviour(Behaviour { gateway: Some(gateway), ..Behaviour::default() });
     let event = app.deliver(generic(&customer, n, &fields)).await.event_id();
@@ -86,10 +94,20 @@ async fn one(
     if meets == Meets::List {
         app.fake.add_customer(FakeCustomer::new(&id, &email));
     }
-    let is_refusal = is_own && status < 500 && ![401, 403, 408, 429].contains(&status);
-    let fails = is_refusal && (meets == Meets::Lookup || meets == Meets::Put && ![404, 410].contains(&status));
-    // FlexPortal's own refusal of the list shows that it answers, whatever it refuses.
-    let is_shown = meets == Meets::List && is_refusal && ![404, 410].contains(&status);
+    let is_own = is_own && (400..500).contains(&status) && ![408, 429].contains(&status);
+    let (is_not_found, is_key_refused) = ([404, 410].contains(&status), [401, 403].contains(&status));
+    let fails = is_own
+        && match meets {
+            Meets::Put | Meets::PutAlone => !is_not_found && !is_key_refused,
+            Meets::Lookup => !is_key_refused,
+            Meets::List => false,
+        };
+    // FlexPortal's own refusal of the list shows that it answers, whatever it refuses; one more 404 does not.
+    let is_shown = match meets {
+        Meets::Put | Meets::Lookup => false,
+        Meets::PutAlone => is_own && is_not_found,
+        Meets::List => is_own && !is_not_found,
+    };
     for _ in 0..8 {
         app.advance(Duration::from_secs(31));
         app.drain().await;
@@ -117,6 +135,11 @@ async fn one(
 #[tokio::test]
 async fn what_answers_updates_in_flexportals_place_fails_no_event_and_loses_no_link() {
     meets(Meets::Put).await;
+}
+
+#[tokio::test]
+async fn what_answers_updates_alone_in_flexportals_place_fails_no_event_and_loses_no_link() {
+    meets(Meets::PutAlone).await;
 }
 
 #[tokio::test]
@@ -163,15 +186,115 @@ async fn a_missing_customer_is_tried_by_its_id_with_the_next_change_or_after_a_d
 async fn a_404_of_a_customer_that_the_list_shows_is_tried_again() {
     let app = App::start().await;
     app.sync(generic("shop-1", 0, &json!({"email": "customer1@example.com", "phone": "1"}))).await;
-    let missing = flexportal_sync::fake_flexportal::Failure::Status {
-        status: 404,
-        code: "NOT_FOUND".to_owned(),
-        retry_after: None,
-    };
+    let missing = Failure::Status { status: 404, code: "NOT_FOUND".to_owned(), retry_after: None };
     app.fake.fail_next_for("cus_1", 1, missing);
     let event = app.sync(generic("shop-1", 1, &json!({"phone": "2"}))).await;
     assert_eq!((event.status.as_str(), event.error_code.as_deref()), ("pending", Some("CONTRADICTION")));
     app.advance(Duration::from_secs(2));
     app.drain().await;
     assert_eq!(app.puts().last().expect("a request")["phone"], "2");
+}
+
+const MISSING: &str = "select count(*) from customer_links where missing_since is not null";
+
+/// A customer that FlexPortal acknowledged, and does not know any more.
+async fn with_a_missing_customer(app: &App) {
+    app.sync(linked(1, 0, &json!({"email": "nobody@example.com", "phone": "1"}))).await;
+    app.fake.remove_customer("cus_1");
+    assert_eq!(app.sync(generic("shop-1", 1, &json!({"company": "C"}))).await.status, "unmatched");
+    assert_eq!(app.count(MISSING).await, 1);
+}
+
+#[tokio::test]
+async fn a_missing_customer_whose_id_each_change_carries_is_not_asked_for_again_and_again() {
+    let app = App::start().await;
+    with_a_missing_customer(&app).await;
+    assert_eq!(app.sync(linked(1, 2, &json!({"company": "D"}))).await.status, "unmatched");
+    let before = app.puts().len();
+    for _ in 0..5 {
+        app.advance(Duration::from_hours(1));
+        app.drain().await;
+    }
+    assert_eq!(app.puts().len(), before);
+    app.fake.add_customer(FakeCustomer::numbered(1));
+    app.advance(Duration::from_hours(24));
+    app.drain().await;
+    assert_eq!((app.puts().len(), app.count(MISSING).await), (before + 1, 0), "once a day");
+}
+
+#[tokio::test]
+async fn a_request_that_failed_does_not_show_a_missing_customer() {
+    let app = App::start().await;
+    with_a_missing_customer(&app).await;
+    app.fake.fail_next_for("cus_1", 1, Failure::status(503));
+    assert_eq!(app.sync(generic("shop-1", 2, &json!({"company": "D"}))).await.status, "pending");
+    assert_eq!(app.count(MISSING).await, 1);
+}
+
+#[tokio::test]
+async fn what_a_missing_customer_acknowledged_before_is_sent_again_once_it_is_there() {
+    let app = App::start().await;
+    with_a_missing_customer(&app).await;
+    app.fake.add_customer(FakeCustomer::numbered(1));
+    assert_eq!(app.sync(generic("shop-1", 2, &json!({"phone": "1"}))).await.status, "synced");
+    assert_eq!(app.puts().last().expect("a request")["phone"], "1");
+    assert_eq!(app.count(MISSING).await, 0);
+}
+
+#[tokio::test]
+async fn a_missing_customer_is_tried_by_its_id_though_several_have_its_email() {
+    let app = App::start().await;
+    with_a_missing_customer(&app).await;
+    for id in ["cus_a", "cus_b"] {
+        app.fake.add_customer(FakeCustomer::new(id, "nobody@example.com"));
+    }
+    let event = app.sync(generic("shop-1", 2, &json!({"phone": "2"}))).await;
+    assert!(event.status == "unmatched" && event.error.as_deref().unwrap_or_default().contains("several"), "{event:?}");
+    app.fake.add_customer(FakeCustomer::numbered(1));
+    let event = app.sync(generic("shop-1", 3, &json!({"phone": "3"}))).await;
+    assert_eq!((event.status.as_str(), event.flexportal_id.as_deref()), ("synced", Some("cus_1")));
+}
+
+#[tokio::test]
+async fn a_refused_list_does_not_pause_updates() {
+    let app = App::start().await;
+    let gateway = Gateway {
+        requests: GatewayRequests::Lists,
+        status: 403,
+        content_type: "application/json".into(),
+        body: r#"{"error":{"code":"INSUFFICIENT_PERMISSIONS","message":"the key may not list"}}"#.into(),
+        is_cut_off: false,
+    };
+    app.fake.set_behaviour(Behaviour { gateway: Some(gateway), ..Behaviour::default() });
+    with_a_missing_customer(&app).await;
+    assert_eq!(app.sync(linked(2, 0, &json!({"phone": "2"}))).await.status, "synced");
+}
+
+#[tokio::test]
+async fn a_404_is_confirmed_by_one_list_after_it_which_is_no_attempt_of_the_customer() {
+    let app = App::start().await;
+    with_a_missing_customer(&app).await;
+    let requests = app.fake.requests();
+    let is_list = |query: Option<&str>| query == Some("limit=1");
+    let asked: Vec<_> = requests.iter().map(|request| (request.status, is_list(request.query.as_deref()))).collect();
+    assert_eq!(asked[1..3], [(Some(404), false), (Some(200), true)]);
+    assert_eq!(asked.iter().filter(|(_, is_list)| *is_list).count(), 1);
+    let recorded = app.count("select count(*) from sync_attempts").await;
+    assert_eq!(usize::try_from(recorded).expect("a number"), requests.len() - 1);
+}
+
+#[tokio::test]
+async fn an_imported_link_takes_the_place_of_one_that_is_missing_also_to_the_same_customer() {
+    let app = App::start().await;
+    with_a_missing_customer(&app).await;
+    app.fake.add_customer(FakeCustomer::numbered(1));
+    let link = NewLink {
+        source: SourceName::parse("generic").expect("a name"),
+        customer: ShopCustomerId::parse("shop-1").expect("an id"),
+        flexportal_id: FlexportalCustomerId::parse("cus_1").expect("an id"),
+    };
+    let imported = app.outbox.import_links(&[link], DoneBy::Terminal).await.expect("imported");
+    assert_eq!((imported.imported, imported.woken, app.count(MISSING).await), (1, 1, 0));
+    app.drain().await;
+    assert_eq!(app.puts().last().expect("a request")["company"], "C");
 }

@@ -16,6 +16,7 @@ mod operate;
 mod order;
 mod outbox;
 mod payloads;
+mod retries;
 mod sharing;
 mod support;
 mod traces;

@@ -271,7 +271,7 @@ impl Pair {
                     origin: None,
                     acknowledged,
                     occurred_at: Some(now),
-                    synced_at: Some(now),
+                    synced_at: (self.chance(2) == 0).then_some(now),
                     email,
                     status_shown: [None, Some(Status::Active), Some(Status::Inactive)][self.chance(3)],
                 },

@@ -102,7 +102,7 @@ impl SimulatedFlexportal {
         let (course, wait) = {
             let mut state = self.state();
             state.arrives();
-            let course = state.course(&self.chance);
+            let course = state.course(&self.chance, put.is_some());
             let wait = match course {
                 Course::Lost { .. } => state.setting.carried_out_within,
                 Course::Answered | Course::Failed(_) => USUALLY_WITHIN / nearer,
@@ -160,6 +160,10 @@ impl State {
         }
     }
 
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.customers.contains_key(id)
+    }
+
     pub(super) fn id_of(&self, email: &str) -> Option<String> {
         self.customers.iter().find(|(_, (of, _))| of == email).map(|(id, _)| id.clone())
     }
@@ -194,7 +198,7 @@ impl State {
         }
     }
 
-    fn course(&self, chance: &Chance) -> Course {
+    fn course(&self, chance: &Chance, is_put: bool) -> Course {
         let lost = |is_carried_out, seen| Course::Lost { is_carried_out, seen };
         match self.fault {
             Fault::None if chance.of(self.setting.late) => lost(true, Seen::Nothing),
@@ -211,6 +215,8 @@ impl State {
             Fault::Down => Course::Failed(unavailable("503")),
             Fault::Hanging => lost(chance.of(0.7), Seen::Nothing),
             Fault::Unauthorized => Course::Failed(FlexportalError::Unauthorized { code: None }),
+            Fault::Impostor if is_put => Course::Failed(FlexportalError::CustomerNotFound),
+            Fault::Impostor => Course::Failed(unavailable("404")),
             Fault::Limiting => {
                 let retry_after = Duration::from_secs([0, 1, 20, 60][chance.below(4)]);
                 Course::Failed(FlexportalError::RateLimited { retry_after })

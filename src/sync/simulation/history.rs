@@ -143,6 +143,8 @@ pub(super) enum Fault {
     Hanging,
     /// Every request is answered 401.
     Unauthorized,
+    /// Something in between answers every update 404, as FlexPortal would, and all else 404, as it would not.
+    Impostor,
     /// Every request is answered 429.
     Limiting,
 }
@@ -159,8 +161,8 @@ const TOLD: [Told; 9] = [
     Told::Nothing,
 ];
 
-const FAULTS: [Fault; 6] =
-    [Fault::None, Fault::Some, Fault::Down, Fault::Hanging, Fault::Unauthorized, Fault::Limiting];
+const FAULTS: [Fault; 7] =
+    [Fault::None, Fault::Some, Fault::Down, Fault::Hanging, Fault::Unauthorized, Fault::Impostor, Fault::Limiting];
 
 /// A run as the seed has it.
 pub(super) fn by_chance(seed: u64) -> (Setting, Vec<Action>) {

@@ -25,6 +25,8 @@ use crate::sync::translate::Wishes;
 use crate::sync::{Rules, Worker};
 
 const FIELD_NAMES: [&str; super::history::FIELDS] = ["firstName", "phone", "company"];
+/// Between two attempts.
+const LONGEST_DELAY: Duration = Duration::from_mins(15);
 /// Once everything is mended, whatever waits is settled by then: the longest wait there is, and time to work it off.
 const AT_REST_WITHIN: Duration = Duration::from_hours(3);
 
@@ -104,7 +106,9 @@ impl Simulation {
         };
         let rules = Rules {
             shops: BTreeMap::from([(self.shop.source().name.clone(), self.shop.clone())]),
-            retry: RetryPolicy::default(),
+            // Short enough that events fail by either.
+            retry: RetryPolicy::new(Duration::from_secs(1), LONGEST_DELAY, Duration::from_mins(30), 12)
+                .expect("a policy"),
             unmatched_retry_interval: Duration::from_mins(10),
             unmatched_max_age: Duration::from_hours(24 * 30),
             dice: self.chance.0.clone(),
@@ -330,6 +334,10 @@ impl Simulation {
             if !is_final {
                 wrong.push(format!("{id} of {} is {status} for ever", event.customer.1));
             }
+        }
+        for ((_, customer), link) in &store.links {
+            let missing = link.flexportal_id.as_ref().filter(|id| link.is_missing(id) && flexportal.has(id.as_str()));
+            wrong.extend(missing.map(|id| format!("{customer}: {id} is marked as missing, and is there")));
         }
         let status = |id| store.events.get(&id).map_or(EventStatus::Pending, Event::status);
         for (customer, words) in &self.words {
