@@ -230,7 +230,6 @@ impl InMemory {
         if let Some(link) = state.links.get_mut(customer) {
             link.acknowledged = link.acknowledged.without_values();
         }
-        state.emails.remove(customer);
         state.waiting.remove(customer);
         true
     }
