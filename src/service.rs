@@ -47,11 +47,11 @@ impl Role {
     }
 }
 
-/// Connections to Postgres per process: commits and probes of intake, and what the worker's tasks need, each
-/// for a statement at a time.
-const CONNECTIONS: u32 = 7;
-/// Of the deliveries: one commit at a time, its second half, and word to the workers.
-const INTAKE_CONNECTIONS: u32 = 3;
+/// Connections to Postgres per process for its worker: one listens, and its tasks take the others for a statement at a
+/// time. Few, since hosted databases allow some twenty, and two processes must find room in them.
+const CONNECTIONS: u32 = 4;
+/// Of the deliveries, beside: one commit at a time, and a probe.
+const INTAKE_CONNECTIONS: u32 = 2;
 /// Those of the admin API, beside: however people ask, the live work has its own.
 const ADMIN_CONNECTIONS: u32 = 3;
 /// The same for scrapes of metrics: one may still be at a question that took too long.
