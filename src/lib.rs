@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The files lie in the order of the flow; imports go one way:
-//! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `metrics` ← `outbox` ← `sync`, `upkeep` ← `inspect` ← `http`, `admin` ← `cli`.
+//! [`domain`] ← [`config`] ← `shops`, `flexportal` ← `notices`, `metrics` ← `outbox` ← `sync`, `upkeep` ← `inspect` ← `http`, `admin` ← `cli`.
 
 pub mod admin;
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod flexportal;
 pub mod http;
 pub mod inspect;
 pub mod metrics;
+pub mod notices;
 pub mod outbox;
 pub mod service;
 pub mod shops;

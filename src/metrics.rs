@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::config::{Source, Target};
 use crate::domain::{EventStatus, SourceName, TargetName};
 use crate::flexportal::{FlexportalError, Operation};
+use crate::notices::Notices;
 
 /// What every name begins with.
 pub const PREFIX: &str = "flexportal_sync";
@@ -156,6 +157,7 @@ pub struct Metrics {
     sync_delay: Histograms<TargetLabels>,
     requests_saved: Family<SavedLabels, Counter>,
     retries: Family<TargetLabels, Counter>,
+    notices: Notices,
     registry: Arc<Registry>,
 }
 
@@ -171,6 +173,7 @@ impl Default for Metrics {
             sync_delay: Family::new_with_constructor(|| Histogram::new(DELAY_SECONDS)),
             requests_saved: Family::default(),
             retries: Family::default(),
+            notices: Notices::new(),
             registry: Arc::default(),
         };
         metrics.registry = Arc::new(metrics.registered());
@@ -266,6 +269,12 @@ impl Metrics {
         }
     }
 
+    /// What somebody should know, told there, is counted here.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
     /// All of it in Prometheus' text format.
     #[must_use]
     pub fn text(&self) -> String {
@@ -296,6 +305,11 @@ impl Metrics {
             self.requests_saved.clone(),
         );
         registry.register("retries", "Customers synced again after an attempt that counted", self.retries.clone());
+        registry.register(
+            "notices",
+            "What somebody should know though no event failed for it, by kind; status has the words",
+            self.notices.counter(),
+        );
         registry
     }
 }

@@ -26,6 +26,7 @@ use sqlx::{ConnectOptions, PgConnection};
 
 use crate::config::Target;
 use crate::domain::{Clock, TargetName, Tenant};
+use crate::notices::Notices;
 
 mod activity;
 mod arrival;
@@ -39,6 +40,7 @@ pub(crate) mod in_memory;
 mod inspect;
 mod intervene;
 mod links;
+mod notices;
 mod overtaken;
 mod privacy;
 mod queue;
@@ -181,6 +183,7 @@ pub struct Outbox {
     warm: warm::Warm,
     options: Arc<PgConnectOptions>,
     clock: Clock,
+    notices: Notices,
     /// Of the targets that this process syncs to.
     tenants: Arc<BTreeMap<TargetName, Tenant>>,
     hash_key: Arc<tokio::sync::OnceCell<sharing::HashKey>>,
@@ -242,6 +245,7 @@ impl Outbox {
             pool,
             options: Arc::new(options),
             clock,
+            notices: Notices::default(),
             tenants: Arc::default(),
             hash_key: Arc::default(),
             heads: Arc::default(),

@@ -17,7 +17,7 @@ use crate::domain::{Clock, Dice};
 use crate::http::{self, AppState, Standing};
 use crate::inspect::Previewer;
 use crate::metrics::Metrics;
-use crate::outbox::{Committer, KnownTarget, Outbox, StoreError, Wake};
+use crate::outbox::{Committer, KnownTarget, Outbox, StoreError, Wake, timely};
 use crate::shops::Shop;
 use crate::sync::Worker;
 use crate::upkeep::Upkeep;
@@ -60,6 +60,8 @@ const SCRAPE_CONNECTIONS: u32 = 2;
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Orchestrators kill after 30 s.
 const LEAVE_WITHIN: Duration = Duration::from_secs(28);
+/// Between two writings of what somebody should know.
+const NOTICES_EVERY: Duration = Duration::from_secs(2);
 /// Between two attempts to reach the database at the start.
 const DATABASE_DELAY: Duration = Duration::from_secs(1);
 /// A migration whose connection was lost is begun again so often; not for ever, since whoever uses its tables waits for
@@ -103,10 +105,7 @@ impl Service {
     /// What of the configuration cannot be used.
     pub fn new(config: &Config, role: Role, clock: Clock, dice: Dice) -> anyhow::Result<Self> {
         let database_url = config.database_url.as_ref().context("DATABASE_URL is not set")?;
-        let outbox = Outbox::new(database_url, CONNECTIONS, clock.clone())
-            .map_err(anyhow::Error::msg)?
-            .of_targets(&config.targets);
-        let intake = Outbox::for_intake(database_url, INTAKE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
+        let wake = Wake::default();
         let shops: Vec<_> = config
             .sources
             .iter()
@@ -114,10 +113,16 @@ impl Service {
             .map(|source| Shop::new(source).map(Arc::new))
             .collect::<Result<_, _>>()
             .map_err(anyhow::Error::msg)?;
-        let wake = Wake::default();
+        let metrics = Metrics::new(shops.iter().map(|shop| shop.source()), &config.targets);
+        let outbox = Outbox::new(database_url, CONNECTIONS, clock.clone())
+            .map_err(anyhow::Error::msg)?
+            .of_targets(&config.targets)
+            .noting(metrics.notices().clone());
+        let intake = Outbox::for_intake(database_url, INTAKE_CONNECTIONS, clock.clone())
+            .map_err(anyhow::Error::msg)?
+            .noting(metrics.notices().clone());
         let scraped =
             Outbox::for_people(database_url, SCRAPE_CONNECTIONS, clock.clone()).map_err(anyhow::Error::msg)?;
-        let metrics = Metrics::new(shops.iter().map(|shop| shop.source()), &config.targets);
         let worker = role
             .syncs()
             .then(|| Worker::new(config, &shops, outbox.clone(), wake.clone(), &metrics, &clock, dice))
@@ -241,6 +246,7 @@ impl Service {
             let upkeep = Upkeep::new(self.outbox.clone(), self.retention);
             parts.push(once_prepared(Box::pin(upkeep.run(shutdown.clone()))));
         }
+        parts.push(once_prepared(Box::pin(keep_notices(self.outbox.clone(), shutdown.clone()))));
         let preparing = tokio::spawn(async move {
             let result = match prepare {
                 Prepare::Migrate => self.prepare_database(true).await,
@@ -253,6 +259,19 @@ impl Service {
             result
         });
         Ok((Running { addr, shutdown, parts }, preparing))
+    }
+}
+
+/// Writes what somebody should know to the database, every few seconds and once more at the end.
+async fn keep_notices(outbox: Outbox, shutdown: CancellationToken) {
+    loop {
+        let is_last = tokio::time::timeout(NOTICES_EVERY, shutdown.cancelled()).await.is_ok();
+        if let Err(error) = timely(outbox.keep_notices()).await {
+            tracing::debug!(error = %error, "notices wait for the database");
+        }
+        if is_last {
+            return;
+        }
     }
 }
 

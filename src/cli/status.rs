@@ -127,6 +127,20 @@ fn screen(status: &State) -> String {
             status.data_requests
         );
     }
+    if !status.notices.is_empty() {
+        let mut notices = table(&["notice", "about", "times", "first (UTC)", "last (UTC)", "what to know"]);
+        for notice in &status.notices {
+            notices.add_row([
+                notice.kind.replace('_', " "),
+                notice.subject.clone(),
+                notice.count.to_string(),
+                time(notice.first_at),
+                time(notice.last_at),
+                notice.detail.clone(),
+            ]);
+        }
+        let _ = writeln!(text, "\nnotices of the last day:\n{notices}");
+    }
     text.trim_end().to_owned()
 }
 

@@ -3,13 +3,14 @@
 //! Nobody's delivery waits for somebody else's lock: where a row of the queue is held, by a transaction that a person
 //! forgot for instance, the group is stored without its places in the queue, which it takes once the row is free.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sqlx::PgConnection;
 
 use super::arrival::Arrived;
 use super::{Outbox, StoreError};
 use crate::domain::{EventId, ShopCustomerId, SourceName, TargetName};
+use crate::notices::NoticeKind;
 use crate::shops::Delivery;
 
 /// A delivery on its way into the outbox.
@@ -67,10 +68,7 @@ impl Outbox {
         sorted.sort_by_key(|arrived| (&arrived.event.source, &arrived.event.delivery.delivery_id, arrived.number));
         let stored = match self.insert_with_places(&sorted).await {
             Err(error) if error.is_of_lock() => {
-                tracing::warn!(
-                    deliveries = sorted.len(),
-                    "a row of the queue is locked by another transaction: stored without a place in the queue"
-                );
+                self.note_locked_row(&sorted);
                 self.insert_without_places(&sorted).await?
             }
             stored => stored?,
@@ -95,6 +93,18 @@ impl Outbox {
             }
         };
         arrived.iter().map(outcome).collect()
+    }
+
+    fn note_locked_row(&self, sorted: &[&Arrived<'_>]) {
+        let sources: BTreeSet<_> = sorted.iter().map(|arrived| arrived.event.source.as_str()).collect();
+        for source in sources {
+            self.notices.note(
+                NoticeKind::QueueRowLocked,
+                source,
+                "another transaction holds a customer's row of waiting_customers: changes are stored, and those of that \
+                 customer wait until it ends (pg_stat_activity shows who is `idle in transaction`)",
+            );
+        }
     }
 
     async fn insert_with_places(&self, sorted: &[&Arrived<'_>]) -> Result<HashSet<EventId>, StoreError> {

@@ -8,8 +8,8 @@ use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use sqlx::Row;
 
-use crate::support::App;
 use crate::support::shop::{Webhook, generic, shopify_topic};
+use crate::support::{App, wait_until};
 
 /// A generic change of a customer that FlexPortal has, with the time that the shop tells, or none.
 fn change(n: u32, told: Option<DateTime<Utc>>, phone: &str) -> Webhook {
@@ -228,6 +228,21 @@ async fn a_lock_on_the_queue_that_somebody_forgot_costs_no_delivery_an_answer() 
     assert_eq!(phone_of(&app, 1), Some(json!("held")));
     assert_eq!(app.event(held.event_id()).await.status, "synced");
     assert_eq!(app.count("select count(*) from unqueued_changes").await, 0);
+
+    // Somebody should know, though nothing failed.
+    app.intake.keep_notices().await.expect("the database");
+    wait_until(&app.db.pool, "select count(*) > 0 from notices").await;
+    let notices = app.outbox.status().await.expect("a status").notices;
+    let [notice] = &notices[..] else { panic!("one, not {notices:?}") };
+    assert_eq!((notice.kind.as_str(), notice.subject.as_str()), ("queue_row_locked", "generic"));
+    assert!(notice.detail.contains("idle in transaction"), "{notice:?}");
+    let Value::String(metrics) = app.get("/metrics").await.body else { panic!("no text") };
+    let line = metrics.lines().find(|line| line.contains(r#"notices_total{kind="queue_row_locked"}"#));
+    assert_eq!(line.expect("a counter").rsplit(' ').next(), Some(notice.count.to_string().as_str()));
+
+    // A day without it, and it is told of no more.
+    app.clock.advance(Duration::from_hours(25));
+    assert_eq!(app.outbox.status().await.expect("a status").notices, []);
 }
 
 #[tokio::test]

@@ -1106,6 +1106,7 @@ function overview(main, { signal }) {
     targets: slot({ "data-testid": "targets" }),
     sources: slot({ "data-testid": "sources" }),
     requests: slot({ "data-testid": "data-requests", hidden: true }),
+    notices: slot({ hidden: true }),
   };
   const intake = chart(
     {
@@ -1149,6 +1150,7 @@ function overview(main, { signal }) {
     h("div", { class: "pair" }, intake.element, sync.element),
     h("div", { class: "pair" }, h("div", { class: "column" }, parts.backlog, parts.requests), parts.targets),
     parts.failures,
+    parts.notices,
     parts.sources,
   );
   const waiting = h("p", { class: "muted" }, "Loading …");
@@ -1174,6 +1176,8 @@ function overview(main, { signal }) {
       show(parts.failures, status.failures, () => drawFailureGroups(status.failures, again));
       parts.requests.hidden = !number(status.dataRequests);
       show(parts.requests, status.dataRequests, drawDataRequests);
+      parts.notices.hidden = status.notices.length === 0;
+      show(parts.notices, status.notices, drawNotices);
       intake.feed(timeline.minutes, status);
       sync.feed(timeline.minutes, status);
     } catch (error) {
@@ -1464,6 +1468,27 @@ function drawSources(sources) {
         ),
     ),
     more(sources),
+  ];
+}
+
+function drawNotices(notices) {
+  return [
+    h("h2", {}, "Worth knowing"),
+    h(
+      "ul",
+      { "data-testid": "notices" },
+      notices.map((notice) =>
+        h(
+          "li",
+          {},
+          h("strong", {}, foreign(notice.subject)),
+          ": ",
+          sentence(notice.detail),
+          " ",
+          h("span", { class: "muted small" }, `${counted(notice.count, "time")}, last `, when(notice.lastAt, "ago")),
+        ),
+      ),
+    ),
   ];
 }
 

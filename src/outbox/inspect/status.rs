@@ -34,6 +34,26 @@ pub struct Status {
     pub unmatched: i64,
     /// Requests for personal data that wait for a person.
     pub data_requests: i64,
+    /// What somebody should know though no event failed for it, in the last day; the latest first.
+    pub notices: Vec<NoticeStatus>,
+}
+
+/// Something that somebody should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NoticeStatus {
+    /// What kind of thing, in a word.
+    pub kind: String,
+    /// The source or target it is about.
+    pub subject: String,
+    /// How often, since `firstAt`.
+    pub count: i64,
+    /// The first time.
+    pub first_at: DateTime<Utc>,
+    /// The last time.
+    pub last_at: DateTime<Utc>,
+    /// What happened the last time, and what to do.
+    pub detail: String,
 }
 
 /// What arrives.
@@ -153,6 +173,8 @@ pub struct FailureStatus {
 
 /// Causes shown at once.
 const MAX_GROUPS: i64 = 10;
+/// Notices shown at once.
+const MAX_NOTICES: i64 = 20;
 /// So many deliveries that should have come make a silence: by chance it happens once in hundreds of millions.
 const SILENT_AT: f64 = 20.0;
 /// However many should have come.
@@ -180,6 +202,7 @@ impl Outbox {
             failures: self.failure_status().await?,
             unmatched: self.unmatched().await?,
             data_requests: self.open_data_requests().await?,
+            notices: self.recent_notices(now).await?,
         })
     }
 
@@ -357,6 +380,24 @@ impl Outbox {
         .fetch_one(&self.pool)
         .await?;
         Ok(unmatched)
+    }
+
+    async fn recent_notices(&self, now: DateTime<Utc>) -> Result<Vec<NoticeStatus>, StoreError> {
+        let notices = sqlx::query_as!(
+            NoticeStatus,
+            r#"
+            select kind, subject, count, first_at, last_at, detail
+            from notices
+            where last_at > $1::timestamptz - interval '1 day'
+            order by last_at desc, kind, subject
+            limit $2
+            "#,
+            now,
+            MAX_NOTICES,
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(notices)
     }
 
     async fn open_data_requests(&self) -> Result<i64, StoreError> {
