@@ -25,6 +25,7 @@ mod preview;
 mod send;
 mod serve;
 mod show;
+mod sources;
 mod status;
 
 /// Keeps FlexPortal customers in step with a web shop.
@@ -77,6 +78,8 @@ enum Command {
     Preview(preview::Preview),
     /// Which FlexPortal customer a shop's customer is
     Links(links::Links),
+    /// Which shop speaks on each source; accept or ignore another one
+    Sources(sources::Sources),
     /// Erase a customer's personal data; ids, times and status stay
     Erase(erase::Erase),
     /// Print all that is held on a customer, as JSON
@@ -93,6 +96,7 @@ impl Command {
             | Self::Migrate
             | Self::Demo(_)
             | Self::Send(_)
+            | Self::Sources(_)
             | Self::Erase(_)
             | Self::FakeFlexportal(_) => false,
             Self::Check(_)
@@ -128,6 +132,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Why(show) => show.run_on(file).await,
         Command::Preview(preview) => preview.run(file).await,
         Command::Links(links) => links.run(file).await,
+        Command::Sources(sources) => sources.run(file).await,
         Command::Erase(erase) => erase.run(file).await,
         Command::Export(export) => export.run(file).await,
         Command::FakeFlexportal(options) => fake_flexportal::run(options).await,

@@ -11,6 +11,7 @@ pub mod customer;
 pub mod ids;
 pub mod order;
 pub mod retry;
+mod shop_name;
 pub mod status;
 mod tenant;
 
@@ -21,5 +22,6 @@ pub use customer::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, 
 pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopCustomerId, SourceName, TargetName};
 pub use order::OrderKey;
 pub use retry::RetryPolicy;
+pub use shop_name::ShopName;
 pub use status::EventStatus;
 pub use tenant::Tenant;

@@ -261,7 +261,8 @@ impl Metrics {
             | EventStatus::InFlight
             | EventStatus::Unmatched
             | EventStatus::Failed
-            | EventStatus::Discarded => return,
+            | EventStatus::Discarded
+            | EventStatus::Held => return,
         };
         self.sync_delay.get_or_create(&TargetLabels { target: target.clone() }).observe(after.as_secs_f64());
         if let Some(reason) = reason {

@@ -22,17 +22,20 @@ const MAX_SUBJECTS: usize = 1000;
 pub enum NoticeKind {
     /// A transaction that is not ours holds a customer's row of the queue: its changes are stored, and wait.
     QueueRowLocked,
+    /// Another shop than the source's spoke, and was not heard.
+    OtherShopIgnored,
 }
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::QueueRowLocked];
+    pub const ALL: [Self; 2] = [Self::QueueRowLocked, Self::OtherShopIgnored];
 
     /// The word as it is stored and counted.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::QueueRowLocked => "queue_row_locked",
+            Self::OtherShopIgnored => "other_shop_ignored",
         }
     }
 }

@@ -13,7 +13,9 @@ use chrono::{DateTime, Utc};
 
 use crate::config::StatusPolicy;
 use crate::config::{Identity, ShopKind, Source};
-use crate::domain::{CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId, SourceName};
+use crate::domain::{
+    CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId, ShopName, SourceName,
+};
 
 mod generic;
 pub mod headers;
@@ -74,6 +76,8 @@ pub enum Received {
 /// A delivery as it is stored.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// By which name its shop speaks; none where the shop does not say.
+    pub shop: Option<ShopName>,
     /// Tells it from others of its source.
     pub delivery_id: DeliveryId,
     /// The shop's own word for what happened.
@@ -143,7 +147,7 @@ impl Concerns {
 /// What an adapter makes of a body, before it is bound to a delivery.
 enum Content<'a> {
     Change(CustomerEvent<'a>),
-    Privacy { customer: Option<ShopCustomerId>, email: Option<String> },
+    Privacy { customer: Option<ShopCustomerId>, email: Option<String>, shop: Option<ShopName> },
     Ignored(&'static str),
 }
 
@@ -213,18 +217,23 @@ impl Shop {
             ShopKind::Generic => generic::topic(&body)?,
         };
         let triggered_at = self.triggered_at(verified.headers);
-        let (concerns, customer, email, occurred_at, is_asked_for) = match self.content(&topic, &body)? {
+        let speaker = self.speaker(verified.headers);
+        let (concerns, customer, email, occurred_at, is_asked_for, shop) = match self.content(&topic, &body)? {
             Content::Ignored(why) => return Ok(Received::Ignored(why.into())),
-            Content::Privacy { customer, email } => (Concerns::Privacy, customer, email, None, false),
+            Content::Privacy { customer, email, shop } => {
+                // The body is signed, the header is not.
+                (Concerns::Privacy, customer, email, None, false, shop.or(speaker))
+            }
             Content::Change(event) => {
                 let occurred_at = event.occurred_at.or(triggered_at);
                 let email = event.email().map(str::to_owned);
                 let is_asked_for = self.source.identity == Identity::Email && event.flexportal_id.is_none();
-                (Concerns::Customer, Some(event.customer), email, occurred_at, is_asked_for)
+                (Concerns::Customer, Some(event.customer), email, occurred_at, is_asked_for, speaker)
             }
         };
         let delivery_id = self.delivery_id(verified);
         let delivery = Delivery {
+            shop,
             delivery_id,
             topic,
             customer,
@@ -280,6 +289,15 @@ impl Shop {
             ShopKind::Shopify => shopify::triggered_at(headers).filter(|at| *at >= DateTime::UNIX_EPOCH),
             ShopKind::WooCommerce | ShopKind::Generic => None,
         }
+    }
+
+    fn speaker(&self, headers: &HeaderMap) -> Option<ShopName> {
+        let name = match self.source.kind {
+            ShopKind::Shopify => "x-shopify-shop-domain",
+            ShopKind::WooCommerce => "x-wc-webhook-source",
+            ShopKind::Generic => return None,
+        };
+        ShopName::of(&String::from_utf8_lossy(headers.get(name)?.as_bytes()))
     }
 
     /// The shop's delivery id where it is unique; joined by the body's digest where it is not, and the digest

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::ShopCustomerId;
-use crate::outbox::{DoneBy, Outbox, PrivacyRequest, StoreError};
+use crate::outbox::{DoneBy, OfShop, Outbox, PrivacyRequest, StoreError};
 use crate::shops::Erasure;
 
 /// Between two rounds. A shop gives a month for an erasure; silence is told by the quarter of an hour.
@@ -90,9 +90,16 @@ impl Upkeep {
     /// [`StoreError`], the first that was met; the rest is done.
     pub async fn round(&self) -> Result<(), StoreError> {
         // Each for itself: what keeps one from being done does not keep the others.
-        let (acted, counted, removed) =
-            (self.act_on_requests().await, self.count().await, self.remove_finished().await);
-        acted.and(counted).and(removed)
+        let (heard, acted) = (self.settle_shops().await, self.act_on_requests().await);
+        let (counted, removed) = (self.count().await, self.remove_finished().await);
+        heard.and(acted).and(counted).and(removed)
+    }
+
+    async fn settle_shops(&self) -> Result<(), StoreError> {
+        if self.outbox.settle_shops().await? {
+            self.outbox.wake_all().await?;
+        }
+        Ok(())
     }
 
     async fn act_on_requests(&self) -> Result<(), StoreError> {
@@ -119,7 +126,7 @@ impl Upkeep {
                 self.erase_all(request, std::slice::from_ref(customer)).await?
             }
             (Some(Erasure::Customer), None, Some(email)) => {
-                let customers = self.outbox.customers_with_email(&request.source, email).await?;
+                let customers = self.outbox.customers_of_request(request, email).await?;
                 self.erase_all(request, &customers).await?
             }
             (Some(Erasure::Customer), None, None) => true,
@@ -146,10 +153,28 @@ impl Upkeep {
         Ok(is_whole)
     }
 
+    /// Erases all of a shop. Where nobody knows which shop some customers are of, a person decides about those.
     async fn erase_shop(&self, request: &PrivacyRequest) -> Result<bool, StoreError> {
+        let unknown = self.outbox.customers_of_unknown_shop(&request.source).await?;
+        let is_certain = unknown == 0 || request.is_confirmed;
+        let own = if is_certain { OfShop::Own } else { OfShop::Named };
+        let theirs = request.shop.as_ref().filter(|_| request.is_apart).map_or(own, OfShop::Apart);
+        let mut is_whole = self.erase_customers(request, theirs).await?;
+        if request.is_apart && unknown > 0 && request.is_confirmed {
+            is_whole &= self.erase_customers(request, OfShop::Unknown).await?;
+        }
+        if is_whole && !is_certain {
+            self.outbox.leave_to_a_person(request, unknown).await?;
+            return Ok(false);
+        }
+        Ok(is_whole)
+    }
+
+    async fn erase_customers(&self, request: &PrivacyRequest, whose: OfShop<'_>) -> Result<bool, StoreError> {
         let (mut is_whole, mut last) = (true, None);
         loop {
-            let customers = self.outbox.customers_to_erase(&request.source, request.event, last.as_ref()).await?;
+            let customers =
+                self.outbox.customers_to_erase(&request.source, whose, request.event, last.as_ref()).await?;
             if customers.is_empty() {
                 return Ok(is_whole);
             }

@@ -105,7 +105,9 @@ impl History<'_> {
                 | EventStatus::Failed
                 | EventStatus::Discarded,
             ) => true,
-            Some(EventStatus::Pending | EventStatus::InFlight | EventStatus::Unmatched) | None => false,
+            Some(EventStatus::Pending | EventStatus::InFlight | EventStatus::Unmatched | EventStatus::Held) | None => {
+                false
+            }
         };
         self.accepted.iter().flatten().map(|accepted| accepted.event).filter(|event| !is_kept(event)).collect()
     }

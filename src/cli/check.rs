@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::show;
 use crate::config::{Config, ConfigError, Needs, Target};
-use crate::domain::Clock;
+use crate::domain::{Clock, counted};
 use crate::flexportal::Client;
 use crate::outbox::{Budget, HoldReason, Outbox};
 use crate::service::Role;
@@ -51,6 +52,9 @@ impl Check {
         };
         if let Some(config) = config {
             let outbox = database(&config, &mut report).await;
+            if let Some(outbox) = &outbox {
+                shops(outbox, &mut report).await;
+            }
             for target in &config.targets {
                 flexportal(target, outbox.as_ref(), &mut report).await;
             }
@@ -95,6 +99,27 @@ async fn database(config: &Config, report: &mut Report) -> Option<Outbox> {
         Err(error) => report.bad("migrations", &error.to_string()),
     }
     None
+}
+
+/// Whether another shop than a source's spoke, and nobody has decided yet.
+async fn shops(outbox: &Outbox, report: &mut Report) {
+    match outbox.spoken_shops().await {
+        Ok(shops) => {
+            for shop in shops.iter().filter(|shop| shop.held > 0) {
+                let (what, name) = (format!("source `{}`", shop.source), show::plain(&shop.shop));
+                report.bad(
+                    &what,
+                    &format!(
+                        "{} of another shop, {name}, are held: flexportal-sync sources accept {source} {name} if it is the \
+                         same shop under another name, else flexportal-sync sources ignore {source} {name}",
+                        counted(shop.held, "webhook"),
+                        source = shop.source,
+                    ),
+                );
+            }
+        }
+        Err(error) => report.bad("sources", &error.to_string()),
+    }
 }
 
 /// What the service has met with, then whether the credentials are taken now.

@@ -148,6 +148,7 @@ fn print(event: &ExplainedEvent) {
         ("next attempt at (UTC)", time_or_none(summary.next_attempt_at)),
         ("finished at (UTC)", time_or_none(summary.finished_at)),
         ("attempts", summary.attempts.to_string()),
+        ("shop", summary.shop.as_deref().map(show::plain).unwrap_or_default()),
         ("superseded by", summary.superseded_by.map(|event| event.to_string()).unwrap_or_default()),
         ("error", plain_or_none(summary.error.as_deref())),
         ("warnings", plain(&summary.warnings.join("; "))),

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::asked_to_leave;
 use super::failures::table_of_groups;
-use super::show::{self, span, table, time, time_or_none};
+use super::show::{self, plain, span, table, time, time_or_none};
 use crate::domain::counted;
 use crate::outbox::{BacklogStatus, Outbox, Status as State};
 
@@ -127,6 +127,16 @@ fn screen(status: &State) -> String {
             status.data_requests
         );
     }
+    for held in &status.held {
+        let _ = writeln!(
+            text,
+            "\nheld: {} of {}, since {}: {}",
+            counted(held.webhooks, "webhook"),
+            plain(&held.shop),
+            time(held.since),
+            plain(&held.explanation)
+        );
+    }
     if !status.notices.is_empty() {
         let mut notices = table(&["notice", "about", "times", "first (UTC)", "last (UTC)", "what to know"]);
         for notice in &status.notices {
@@ -163,6 +173,10 @@ fn verdict(status: &State) -> String {
     let number = counted::<i64>;
     if status.data_requests > 0 {
         wrong.push(format!("{} open", number(status.data_requests, "privacy request")));
+    }
+    let held = status.held.iter().map(|held| held.webhooks).sum::<i64>();
+    if held > 0 {
+        wrong.push(format!("{} of another shop held", number(held, "webhook")));
     }
     let mut verdict = match (wrong.is_empty(), status.backlog.due) {
         (true, 0) => "in sync".to_owned(),

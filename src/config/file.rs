@@ -19,6 +19,7 @@ pub const SOURCE_KEYS: &[&str] = &[
     "secret",
     "previous_secret",
     "target",
+    "shop",
     "identity",
     "flexportal_id_field",
     "customer_type",

@@ -36,6 +36,8 @@ pub const SETTINGS: &[Setting] = &[
     setting("SHOPIFY_WEBHOOK_SECRET_PREVIOUS", None, "the secret being rotated out, also accepted"),
     setting("WOOCOMMERCE_WEBHOOK_SECRET", None, "turns on the source `woocommerce`"),
     setting("WOOCOMMERCE_WEBHOOK_SECRET_PREVIOUS", None, "the secret being rotated out, also accepted"),
+    setting("SHOPIFY_SHOP", None, "the one shop that is heard, `example.myshopify.com`; several names with commas"),
+    setting("WOOCOMMERCE_SHOP", None, "the one shop that is heard, by its address; several names with commas"),
     setting("SHOPWARE_WEBHOOK_SECRET", None, "no adapter yet in this version"),
     setting("SHOPWARE_WEBHOOK_SECRET_PREVIOUS", None, "no adapter yet in this version"),
     setting("BIGCOMMERCE_WEBHOOK_SECRET", None, "no adapter yet in this version"),

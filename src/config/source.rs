@@ -15,7 +15,7 @@ use super::fault::{Findings, Given, Origin};
 use super::file::Entry;
 use super::layers::{self, Layers};
 use super::target;
-use crate::domain::{SourceName, TargetName};
+use crate::domain::{ShopName, SourceName, TargetName};
 
 /// One configured shop.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct Source {
     pub secrets: Vec<SecretString>,
     /// Which tenant its customers belong to.
     pub target: TargetName,
+    /// The one shop that is heard, by each of its names; without any, the first that speaks is.
+    pub shop: Vec<ShopName>,
     /// How its customers are found in FlexPortal.
     pub identity: Identity,
     /// Name of a field of the payload that carries FlexPortal's customer id, besides the generic source's
@@ -47,6 +49,7 @@ impl Source {
             kind,
             secrets: vec![],
             target: TargetName::parse("default").unwrap_or_else(|_| unreachable!("it is a name")),
+            shop: vec![],
             identity: Identity::default(),
             flexportal_id_field: None,
             policies: Policies::default(),
@@ -78,6 +81,16 @@ impl ShopKind {
             Self::Shopify => "SHOPIFY_WEBHOOK_SECRET",
             Self::WooCommerce => "WOOCOMMERCE_WEBHOOK_SECRET",
             Self::Generic => "GENERIC_WEBHOOK_SECRET",
+        }
+    }
+
+    /// The variable that names the shop of that source; none where its webhooks do not say which shop speaks.
+    #[must_use]
+    pub fn shop_variable(self) -> Option<&'static str> {
+        match self {
+            Self::Shopify => Some("SHOPIFY_SHOP"),
+            Self::WooCommerce => Some("WOOCOMMERCE_SHOP"),
+            Self::Generic => None,
         }
     }
 
@@ -194,7 +207,7 @@ pub(super) fn read(surroundings: &Surroundings<'_>, entries: &[Entry], findings:
             report_lone_previous(kind.secret_variable(), &written, findings);
             let secrets = secrets(Some(kind), written.current, written.previous, findings);
             if written.current.is_some() {
-                sources.push(from_variable(kind, secrets));
+                sources.push(from_variable(kind, secrets, shop(Some(kind), shop_variable(layers, kind), findings)));
             }
         }
     }
@@ -221,12 +234,13 @@ fn name(entry: &Entry, findings: &mut Findings) -> Option<SourceName> {
     findings.read(given, |text| SourceName::parse(text).map_err(|error| error.to_string()))
 }
 
-fn from_variable(kind: ShopKind, secrets: Vec<SecretString>) -> Source {
+fn from_variable(kind: ShopKind, secrets: Vec<SecretString>, shop: Vec<ShopName>) -> Source {
     Source {
         name: SourceName::parse(kind.as_str()).expect("kinds are short lower-case words"),
         kind,
         secrets,
         target: TargetName::parse("default").expect("a short lower-case word"),
+        shop,
         identity: Identity::default(),
         flexportal_id_field: None,
         policies: Policies::default(),
@@ -249,6 +263,9 @@ fn from_entry(
         || TargetName::parse("default").ok(),
         |given| findings.read(given, |text| target_name(text, surroundings.targets)),
     );
+    let namesake = kind.filter(|kind| kind.as_str() == name.as_str());
+    let in_environment = namesake.and_then(|kind| shop_variable(surroundings.layers, kind));
+    let shop = shop(kind, layers::join(in_environment, entry.get("shop"), findings), findings);
     let identity = word_or_default(entry, "identity", findings);
     let policies = Policies {
         customer_type: word_or_default(entry, "customer_type", findings),
@@ -257,7 +274,24 @@ fn from_entry(
         single_address: word_or_default(entry, "single_address", findings),
     };
     let flexportal_id_field = entry.get("flexportal_id_field").map(|given| given.text.trim().to_owned());
-    Some(Source { name, kind: kind?, secrets, target: target?, identity, flexportal_id_field, policies })
+    Some(Source { name, kind: kind?, secrets, target: target?, shop, identity, flexportal_id_field, policies })
+}
+
+fn shop_variable(layers: &Layers, kind: ShopKind) -> Option<&Given> {
+    layers.get(kind.shop_variable()?)
+}
+
+/// The names of one shop, with commas between them.
+fn shop(kind: Option<ShopKind>, given: Option<&Given>, findings: &mut Findings) -> Vec<ShopName> {
+    let Some(given) = given else { return vec![] };
+    if kind == Some(ShopKind::Generic) {
+        let message = "is of no use here: a generic source's webhooks do not say which shop speaks";
+        findings.fault(given.key.clone(), given.origin.clone(), message);
+        return vec![];
+    }
+    let names = |text: &str| text.split(',').map(ShopName::of).collect::<Option<_>>();
+    let names = |text: &str| names(text).ok_or_else(|| "holds an empty name between its commas".to_owned());
+    findings.read(given, names).unwrap_or_default()
 }
 
 fn target_name(text: &str, targets: Option<&target::Read>) -> Result<TargetName, String> {

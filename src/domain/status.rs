@@ -6,6 +6,7 @@
 //!    ▲                    └─────settle──▶ unmatched ──interval──▶ (claimed again)
 //!    └── retry_sync() ─── failed · unmatched · discarded ◀── discard_sync()
 //!                         failed · unmatched (given up) ──a newer change speaks for all of it──▶ superseded
+//! held ──sources accept──▶ pending     held ──sources ignore──▶ discarded
 //! ```
 //! `pending` and `in_flight` are not stored: an event without a verdict is one or the other, depending on
 //! whether its customer is claimed (see `outbox`).
@@ -36,6 +37,8 @@ pub enum EventStatus {
     Failed,
     /// Closed by a person.
     Discarded,
+    /// Another shop than the source's spoke: a person decides whether it is heard.
+    Held,
 }
 
 impl EventStatus {
@@ -51,6 +54,7 @@ impl EventStatus {
             Self::Unmatched => "unmatched",
             Self::Failed => "failed",
             Self::Discarded => "discarded",
+            Self::Held => "held",
         }
     }
 }

@@ -154,6 +154,10 @@ async fn store(
     let (status, id) = match committing.await? {
         StoreOutcome::Stored(id) => (DeliveryResult::Accepted, id),
         StoreOutcome::Duplicate(id) => (DeliveryResult::Duplicate, id),
+        StoreOutcome::Ignored => {
+            let reason = "another shop is the one of this source: give this one a source of its own";
+            return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some(reason.into()) });
+        }
     };
     Ok(Answer { status, event_id: Some(id), reason: None })
 }

@@ -75,6 +75,9 @@ pub fn explain(event: &EventSummary, place: Option<&QueuePlace>) -> String {
                 None => format!("{why}; given up after UNMATCHED_MAX_AGE"),
             }
         }
+        EventStatus::Failed if event.topic.ends_with("/redact") => {
+            event.error.clone().unwrap_or_else(|| "a person has to decide".to_owned())
+        }
         EventStatus::Failed => {
             let error = event.error.as_deref().unwrap_or("no reason was recorded");
             format!("given up after {}: {error}", counted(i64::from(event.attempts), "attempt"))
@@ -83,6 +86,12 @@ pub fn explain(event: &EventSummary, place: Option<&QueuePlace>) -> String {
             "closed when the customer's data was erased; it is never sent".to_owned()
         }
         EventStatus::Discarded => "closed by a person; it is not sent".to_owned(),
+        EventStatus::Held => {
+            let shop = event.shop.as_deref().unwrap_or("a shop");
+            format!(
+                "{shop} spoke, which is not the shop of this source: it waits for flexportal-sync sources accept, or ignore"
+            )
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use crate::domain::{Acknowledged, EventId, ShopCustomerId, SourceName};
 #[derive(Debug, Clone)]
 pub(super) struct Arrived<'a> {
     pub(super) event: &'a NewEvent,
+    /// Another shop than the source's spoke: it waits for a person.
+    pub(super) is_held: bool,
     pub(super) id: EventId,
     pub(super) number: i64,
     pub(super) received_at: DateTime<Utc>,
@@ -47,7 +49,16 @@ impl Before {
         let (occurred_at, warning) = time_of_change(event.delivery.occurred_at, received_at, self.occurred_at);
         self.received_at = Some(received_at);
         self.occurred_at = self.occurred_at.max(Some(occurred_at));
-        Arrived { event, id: EventId::of_arrival(received_at, number), number, received_at, occurred_at, warning }
+        let is_held = false;
+        Arrived {
+            event,
+            is_held,
+            id: EventId::of_arrival(received_at, number),
+            number,
+            received_at,
+            occurred_at,
+            warning,
+        }
     }
 }
 
@@ -62,21 +73,21 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(super) async fn arrive<'a>(&self, events: &'a [NewEvent]) -> Result<Vec<Arrived<'a>>, StoreError> {
-        let keys: Vec<Key<'_>> = events.iter().filter_map(key).collect();
+    pub(super) async fn arrive<'a>(&self, events: &[&'a NewEvent]) -> Result<Vec<Arrived<'a>>, StoreError> {
+        let keys: Vec<Key<'_>> = events.iter().copied().filter_map(key).collect();
         let (now, numbers, last_arrivals) = self.last_arrivals(&keys, events.len()).await?;
         let mut before: HashMap<Key<'_>, Before> = HashMap::new();
         for (key, received_at) in last_arrivals {
             before.entry(key).or_default().received_at = Some(received_at);
         }
-        let untimed: Vec<_> = events.iter().filter(|event| needs_newest(event, now)).filter_map(key).collect();
+        let untimed: Vec<_> = events.iter().copied().filter(|event| needs_newest(event, now)).filter_map(key).collect();
         if !untimed.is_empty() {
             for (key, occurred_at) in self.newest_changes(&untimed, now).await? {
                 before.entry(key).or_default().occurred_at = Some(occurred_at);
             }
         }
         let mut nobody = Before::default();
-        let arrived = events.iter().zip(numbers).map(|(event, number)| match key(event) {
+        let arrived = events.iter().copied().zip(numbers).map(|(event, number)| match key(event) {
             Some(key) => before.entry(key).or_default().arrive(event, now, number),
             None => std::mem::take(&mut nobody).arrive(event, now, number),
         });

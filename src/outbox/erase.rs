@@ -11,7 +11,8 @@ use sqlx::PgConnection;
 use sqlx::types::Uuid;
 use utoipa::ToSchema;
 
-use super::{DoneBy, Outbox, StoreError, intervene, settle};
+use super::place::Place;
+use super::{DoneBy, Outbox, StoreError, intervene};
 use crate::domain::{EventId, ShopCustomerId, SourceName, counted};
 
 /// What was erased.
@@ -63,73 +64,14 @@ impl Outbox {
         let key = (source, customer);
         let (source, customer, request) = (source.as_str(), customer.as_str(), request.map(|event| event.0));
         let mut transaction = self.pool.begin().await?;
-        // Its place in the queue is ours to the end, also if it had none: nobody claims it meanwhile, and what arrives
-        // waits for us.
-        let had_none = sqlx::query!(
-            r#"
-            insert into waiting_customers (source, shop_customer_id, target, due_at, first_event_id)
-            values ($1, $2, '', 'infinity', gen_random_uuid())
-            on conflict do nothing
-            "#,
-            source,
-            customer,
-        )
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected()
-            == 1;
-        let is_busy = sqlx::query_scalar!(
-            r#"
-            select coalesce(lease_expires_at > moment.now or rests_until > moment.now, false) as "is_busy!"
-            from waiting_customers, (select coalesce($3::timestamptz, clock_timestamp()) as now) moment
-            where source = $1
-              and shop_customer_id = $2
-            for update of waiting_customers
-            "#,
-            source,
-            customer,
-            self.clock.for_postgres(),
-        )
-        .fetch_optional(&mut *transaction)
-        .await?;
-        // Without a row a worker has just given the customer back: it is not ours either.
-        if is_busy != Some(false) {
+        let Some(place) = Place::take(&mut transaction, (source, customer), self.clock.for_postgres()).await? else {
             return Ok(None);
-        }
+        };
         let events = erase_deliveries(&mut transaction, source, customer, request).await?;
         let closed = close_waiting(&mut transaction, (source, customer), &events, self.clock.for_postgres()).await?;
         let requests = erase_requests(&mut transaction, &events).await?;
         let links = forget_values(&mut transaction, source, customer).await?;
-        sqlx::query!(
-            r#"
-            delete from waiting_customers w
-            where source = $1
-              and shop_customer_id = $2
-              and ($3 or not exists (         -- what arrived after the last one that is erased is still to be sent
-                  select
-                  from waiting_events_of(w.source, w.shop_customer_id)
-              ))
-            "#,
-            source,
-            customer,
-            had_none,
-        )
-        .execute(&mut *transaction)
-        .await?;
-        // A worker that stood still for longer than its lease is not to go on with what it has read.
-        sqlx::query!(
-            r#"
-            update waiting_customers
-            set lease_id = null, lease_expires_at = null
-            where source = $1
-              and shop_customer_id = $2
-            "#,
-            source,
-            customer,
-        )
-        .execute(&mut *transaction)
-        .await?;
-        settle::move_up(&mut transaction, &[key]).await?;
+        place.give_back(&mut transaction, key).await?;
         let erased = Erased { events: u64::try_from(events.len()).unwrap_or(u64::MAX), closed, requests, links };
         if erased.is_anything() {
             let of = (source, Some(customer), request);

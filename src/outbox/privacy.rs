@@ -2,7 +2,7 @@
 
 use super::erase::leave_receipt;
 use super::{DoneBy, Erased, Outbox, StoreError};
-use crate::domain::{EventId, ShopCustomerId, SourceName};
+use crate::domain::{EventId, ShopCustomerId, ShopName, SourceName, counted};
 
 /// A privacy request that nobody has acted on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,40 @@ pub struct PrivacyRequest {
     pub customer: Option<ShopCustomerId>,
     /// The e-mail it gives.
     pub email: Option<String>,
+    /// Which shop asks.
+    pub shop: Option<ShopName>,
+    /// That is another shop than the source's: what it said is stored under ids of its own.
+    pub is_apart: bool,
+    /// A person has seen what it would erase, and wants it so.
+    pub is_confirmed: bool,
 }
+
+/// Which customers of a source a shop's parting concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfShop<'a> {
+    /// Those of another shop than the source's.
+    Apart(&'a ShopName),
+    /// All of the source's own.
+    Own,
+    /// Of the source's own, those of whom its shop spoke by name.
+    Named,
+    /// Of the source's own, those of whom nobody knows which shop spoke.
+    Unknown,
+}
+
+impl OfShop<'_> {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Apart(_) => "apart",
+            Self::Own => "own",
+            Self::Named => "named",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The word for a request that does not tell what it would erase.
+const SHOP_UNCERTAIN: &str = "SHOP_UNCERTAIN";
 
 /// Requests acted on in one go.
 const MAX_REQUESTS: i64 = 100;
@@ -39,7 +72,16 @@ impl Outbox {
                 d.source as "source: SourceName",
                 d.topic,
                 d.shop_customer_id as "customer: ShopCustomerId",
-                d.email
+                d.email,
+                d.shop as "shop: ShopName",
+                coalesce(starts_with(d.delivery_id, d.shop || '#'), false) as "is_apart!",
+                exists (
+                    select
+                    from interventions i
+                    where i.event_id = d.id
+                      and i.action = 'retry'
+                      and i.outcome like 'confirmed%'
+                ) as "is_confirmed!"
             from deliveries d
             left join event_states s on s.event_id = d.id
             where d.concerns = 'privacy'
@@ -56,7 +98,7 @@ impl Outbox {
         Ok(requests)
     }
 
-    /// Customers of a source that something personal is stored of which arrived up to a request, and who were not erased
+    /// Customers of a shop that something personal is stored of which arrived up to a request, and who were not erased
     /// for it yet; in order, the next few hundred after one.
     ///
     /// # Errors
@@ -64,11 +106,14 @@ impl Outbox {
     pub async fn customers_to_erase(
         &self,
         source: &SourceName,
+        whose: OfShop<'_>,
         request: EventId,
         after: Option<&ShopCustomerId>,
     ) -> Result<Vec<ShopCustomerId>, StoreError> {
+        let prefix = if let OfShop::Apart(shop) = whose { shop.prefix() } else { String::new() };
         let customers = sqlx::query_scalar!(
             r#"
+            -- customers_to_erase
             with erased as (
                 -- what they sent since is another matter
                 select shop_customer_id
@@ -78,25 +123,44 @@ impl Outbox {
                   and shop_customer_id is not null
             )
             (
-                select distinct shop_customer_id as "customer!: ShopCustomerId"
-                from deliveries
-                where source = $1
-                  and id <= $2
-                  and shop_customer_id > $3
-                  and payload::text <> '{"erased": true}'
-                  and shop_customer_id not in (select * from erased)
+                select distinct d.shop_customer_id as "customer!: ShopCustomerId"
+                from deliveries d
+                where d.source = $1
+                  and d.id <= $2
+                  and d.shop_customer_id > $3
+                  and d.payload::text <> '{"erased": true}'
+                  and d.shop_customer_id not in (select * from erased)
+                  and case $5
+                      when 'apart' then starts_with(d.shop_customer_id, $6)
+                      else not coalesce(starts_with(d.shop_customer_id, d.shop || '#'), false)
+                          and ($5 = 'own' or ($5 = 'named') = exists (
+                              select
+                              from deliveries named
+                              where named.source = d.source
+                                and named.shop_customer_id = d.shop_customer_id
+                                and named.shop is not null
+                          ))
+                  end
                 order by 1
                 limit $4
             )
             union
             -- past their time, deliveries are gone; hashes of what was sent are not
             (
-                select shop_customer_id
-                from customer_links
-                where source = $1
-                  and shop_customer_id > $3
-                  and (jsonb_path_exists(acknowledged, '$.*.hash') or email_hash is not null)
-                  and shop_customer_id not in (select * from erased)
+                select l.shop_customer_id
+                from customer_links l
+                where l.source = $1
+                  and l.shop_customer_id > $3
+                  and (jsonb_path_exists(l.acknowledged, '$.*.hash') or l.email_hash is not null)
+                  and l.shop_customer_id not in (select * from erased)
+                  and $5 <> 'apart'
+                  and ($5 = 'own' or ($5 = 'named') = exists (
+                      select
+                      from deliveries named
+                      where named.source = l.source
+                        and named.shop_customer_id = l.shop_customer_id
+                        and named.shop is not null
+                  ))
                 order by 1
                 limit $4
             )
@@ -107,10 +171,94 @@ impl Outbox {
             request.0,
             after.map_or("", ShopCustomerId::as_str),
             MAX_CUSTOMERS,
+            whose.as_str(),
+            prefix,
         )
         .fetch_all(&self.pool)
         .await?;
         Ok(customers)
+    }
+
+    /// How many customers of a source nobody knows the shop of: no webhook of theirs named one. Those that are known by
+    /// their link alone are among them, unless all others name their shop.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn customers_of_unknown_shop(&self, source: &SourceName) -> Result<i64, StoreError> {
+        let unknown = sqlx::query!(
+            r#"
+            -- customers_of_unknown_shop
+            with stored as (
+                select shop_customer_id, bool_and(shop is null) as is_unknown
+                from deliveries
+                where source = $1
+                  and concerns = 'customer'
+                group by shop_customer_id
+            )
+            select
+                (select count(*) from stored where is_unknown) as "stored!",
+                (
+                    select count(distinct shop_customer_id)
+                    from customer_links
+                    where source = $1
+                      and shop_customer_id not in (select shop_customer_id from stored)
+                ) as "linked!"
+            "#,
+            source.as_str(),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(if unknown.stored == 0 { 0 } else { unknown.stored + unknown.linked })
+    }
+
+    /// The customers of a request's shop that gave the request's e-mail.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn customers_of_request(
+        &self,
+        request: &PrivacyRequest,
+        email: &str,
+    ) -> Result<Vec<ShopCustomerId>, StoreError> {
+        let mut customers = self.customers_with_email(&request.source, email).await?;
+        if let Some(shop) = &request.shop {
+            let prefix = shop.prefix();
+            customers.retain(|customer| customer.as_str().starts_with(&prefix) == request.is_apart);
+        }
+        Ok(customers)
+    }
+
+    /// Leaves a request of a shop to a person: it does not tell whose so many customers are.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is still open.
+    pub async fn leave_to_a_person(&self, request: &PrivacyRequest, unknown: i64) -> Result<(), StoreError> {
+        let error = format!(
+            "{} asked for the erasure of all its customers: those of whom it spoke by name were erased; of {} of the source \
+             `{}` nobody knows whether they are its. failures retry erases these, too; failures discard leaves them",
+            request.shop.as_ref().map_or("a shop", ShopName::as_str),
+            counted(unknown, "customer"),
+            request.source,
+        );
+        sqlx::query!(
+            r#"
+            -- leave_to_a_person
+            insert into event_states as state (
+                event_id, status, last_error_code, last_error, cause, first_failed_at, finished_at, source
+            )
+            select $1, 'failed', $2, $3, 'whose customers a shop wants erased is not known', moment.now, moment.now, $4
+            from (select coalesce($5::timestamptz, clock_timestamp()) as now) moment
+            on conflict (event_id) do nothing
+            "#,
+            request.event.0,
+            SHOP_UNCERTAIN,
+            error,
+            request.source.as_str(),
+            self.clock.for_postgres(),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Whether anything is stored of a customer.
@@ -199,12 +347,16 @@ impl Outbox {
                   and shop_customer_id is null
                   and id < $1
                   and ($4 or lower(email) = lower($3))
+                  and coalesce(starts_with(delivery_id, shop || '#'), false) = $5
+                  and (shop = $6 or not $5)
               ))
             "#,
             request.event.0,
             request.source.as_str(),
             request.email,
             is_whole_shop,
+            request.is_apart,
+            request.shop.as_ref().map(ShopName::as_str),
         )
         .execute(&mut *transaction)
         .await?;
@@ -230,7 +382,14 @@ impl Outbox {
             r#"
             insert into event_states as state (event_id, status, warnings, finished_at)
             values ($1, 'unchanged', array[$2::text], coalesce($3::timestamptz, clock_timestamp()))
-            on conflict (event_id) do nothing
+            on conflict (event_id) do update            -- one that a person confirmed
+            set status = excluded.status,
+                warnings = excluded.warnings,
+                finished_at = excluded.finished_at,
+                last_error_code = null,
+                last_error = null,
+                cause = null
+            where state.finished_at is null
             "#,
             request.event.0,
             outcome,

@@ -8,8 +8,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use sqlx::PgConnection;
 
 use super::arrival::Arrived;
+use super::hearing::Standing;
 use super::{Outbox, StoreError};
-use crate::domain::{EventId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{EventId, ShopCustomerId, ShopName, SourceName, TargetName};
 use crate::notices::NoticeKind;
 use crate::shops::Delivery;
 
@@ -33,6 +34,8 @@ pub enum StoreOutcome {
     Stored(EventId),
     /// Stored before, as this event.
     Duplicate(EventId),
+    /// Not stored: another shop than the source's spoke, and is not to be heard.
+    Ignored,
 }
 
 /// How long a delivery waits for a row of the queue that somebody else has locked, once: workers hold one for a statement.
@@ -48,18 +51,31 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`]; after [`StoreError::Refused`] nothing of it was stored, after others it may have been.
     pub async fn store(&self, events: &[NewEvent]) -> Result<Vec<StoreOutcome>, StoreError> {
-        let arrived = match self.arrive(events).await {
-            Err(error) if error.is_cut() => self.arrive(events).await?,
+        let heard = match self.hear(events).await {
+            Err(error) if error.is_cut() => self.hear(events).await?,
+            heard => heard?,
+        };
+        let taken: Vec<_> = heard.iter().flatten().map(|(event, _)| event.as_ref()).collect();
+        let mut arrived = match self.arrive(&taken).await {
+            Err(error) if error.is_cut() => self.arrive(&taken).await?,
             arrived => arrived?,
         };
-        match self.store_arrived(&arrived).await {
+        for (arrived, (_, standing)) in arrived.iter_mut().zip(heard.iter().flatten()) {
+            arrived.is_held = *standing == Standing::Held;
+        }
+        let outcomes = match self.store_arrived(&arrived).await {
             // The shop may not send it again, and storing it twice does no harm.
             Err(error) if error.is_cut() => {
                 tracing::debug!(error = %error, deliveries = events.len(), "a connection was cut: storing once more");
-                self.store_arrived(&arrived).await
+                self.store_arrived(&arrived).await?
             }
-            outcome => outcome,
-        }
+            outcomes => outcomes?,
+        };
+        let mut outcomes = outcomes.into_iter();
+        Ok(heard
+            .iter()
+            .map(|heard| heard.as_ref().and_then(|_| outcomes.next()).unwrap_or(StoreOutcome::Ignored))
+            .collect())
     }
 
     async fn store_arrived(&self, arrived: &[Arrived<'_>]) -> Result<Vec<StoreOutcome>, StoreError> {
@@ -138,21 +154,22 @@ impl Outbox {
                 from unnest(
                     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                     $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::text[], $14::text[], $15::boolean[],
-                    $16::bigint[], $17::timestamptz[]
+                    $16::bigint[], $17::timestamptz[], $19::text[], $20::boolean[]
                 ) as event (
                     id, source, target, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, warnings, payload, traceparent, is_asked_for, arrival, triggered_at
+                    occurred_at, received_at, warnings, payload, traceparent, is_asked_for, arrival, triggered_at,
+                    shop, is_held
                 )
             ),
             stored as (
                 insert into deliveries (
                     id, source, delivery_id, topic, shop_customer_id, email, concerns,
-                    occurred_at, received_at, intake_warnings, payload, traceparent, arrival, triggered_at
+                    occurred_at, received_at, intake_warnings, payload, traceparent, arrival, triggered_at, shop
                 )
                 select
                     id, source, delivery_id, topic, shop_customer_id, email, concerns,
                     occurred_at, received_at, array(select jsonb_array_elements_text(warnings)), payload::json,
-                    traceparent, arrival, triggered_at
+                    traceparent, arrival, triggered_at, shop
                 from incoming
                 on conflict (source, delivery_id) do nothing
                 returning id, source, shop_customer_id, concerns
@@ -172,8 +189,7 @@ impl Outbox {
                 from stored
                 join incoming using (id)
                 cross join (select coalesce($13::timestamptz, clock_timestamp()) as now) moment
-                where stored.concerns = 'customer'
-                  and $18
+                where stored.concerns = 'customer' and not incoming.is_held and $18
                 group by stored.source, stored.shop_customer_id
                 order by stored.source, stored.shop_customer_id          -- locks in one order, as above
                 on conflict (source, shop_customer_id) do update
@@ -190,8 +206,14 @@ impl Outbox {
                 select stored.id, stored.source, stored.shop_customer_id, incoming.target, incoming.is_asked_for
                 from stored
                 join incoming using (id)
-                where stored.concerns = 'customer'
-                  and not $18
+                where stored.concerns = 'customer' and not incoming.is_held and not $18
+            ),
+            held as (
+                insert into event_states (event_id, status)
+                select stored.id, 'held'
+                from stored
+                join incoming using (id)
+                where incoming.is_held
             )
             select id as "id!: EventId"
             from stored
@@ -214,6 +236,8 @@ impl Outbox {
             &column(sorted, |arrived| arrived.number),
             &column(sorted, |arrived| arrived.event.delivery.triggered_at) as _,
             in_queue,
+            &column(sorted, |arrived| arrived.event.delivery.shop.as_ref().map(ShopName::as_str)) as _,
+            &column(sorted, |arrived| arrived.is_held),
         )
         .fetch_all(connection)
         .await?;
@@ -382,6 +406,7 @@ mod tests {
             source: SourceName::parse("shop").expect("a name"),
             target: TargetName::parse("default").expect("a name"),
             delivery: Delivery {
+                shop: None,
                 delivery_id: DeliveryId::parse(format!("d{delivery}")).expect("an id"),
                 topic: "customer.updated".to_owned(),
                 customer: Some(ShopCustomerId::parse("c1").expect("an id")),
@@ -402,10 +427,10 @@ mod tests {
         let scratch = Scratch::new("lost_answer").await;
         let outbox = scratch.outbox(Clock::System).await;
         let both = [event(1), event(1)];
-        let lost = outbox.arrive(&both[..1]).await.expect("a place");
+        let lost = outbox.arrive(&[&both[0]]).await.expect("a place");
         let stored = StoreOutcome::Stored(lost[0].id);
         assert_eq!(outbox.store_arrived(&lost).await.expect("stored"), [stored]);
-        let mut together = outbox.arrive(&both[1..]).await.expect("a place");
+        let mut together = outbox.arrive(&[&both[1]]).await.expect("a place");
         together.extend(lost.iter().cloned());
         let outcomes = outbox.store_arrived(&together).await.expect("known");
         assert_eq!(outcomes, [StoreOutcome::Duplicate(lost[0].id), stored]);

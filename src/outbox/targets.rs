@@ -164,6 +164,7 @@ impl Outbox {
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str().to_owned()).collect();
         let kinds: Vec<_> = sources.iter().map(|source| source.kind.as_str().to_owned()).collect();
         let of: Vec<_> = sources.iter().map(|source| source.target.as_str().to_owned()).collect();
+        let shops: Vec<_> = sources.iter().map(|source| serde_json::json!(source.shop)).collect();
         let limit = |target: &KnownTarget| i32::try_from(target.rate_limit_per_minute).unwrap_or(i32::MAX);
         let limits: Vec<_> = targets.iter().map(limit).collect();
         let base_urls: Vec<_> = targets.iter().map(|target| target.tenant.base_url.clone()).collect();
@@ -204,9 +205,11 @@ impl Outbox {
                 where queues.target is not null
             ),
             configured as (
-                insert into sources (name, kind, target)
-                select * from unnest($1::text[], $2::text[], $3::text[])
-                on conflict (name) do update set kind = excluded.kind, target = excluded.target
+                insert into sources (name, kind, target, shops)
+                select name, kind, target, array(select jsonb_array_elements_text(shops))
+                from unnest($1::text[], $2::text[], $3::text[], $4::jsonb[]) as source (name, kind, target, shops)
+                on conflict (name) do update
+                set kind = excluded.kind, target = excluded.target, shops = excluded.shops
                 returning name, target
             )
             update waiting_customers waiting
@@ -220,6 +223,7 @@ impl Outbox {
             &names,
             &kinds,
             &of,
+            &shops,
         )
         .execute(&self.pool)
         .await?;

@@ -14,7 +14,9 @@ use super::json::{Object, Text};
 use super::signature::Keys;
 use super::{Content, Rejection, headers};
 use crate::config::{CustomerTypePolicy, SingleAddress, Source, StatusPolicy};
-use crate::domain::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said, ShopCustomerId};
+use crate::domain::{
+    Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said, ShopCustomerId, ShopName,
+};
 
 pub(super) fn verify<'a>(keys: &Keys, headers: &'a HeaderMap, body: &[u8]) -> Result<Option<&'a str>, Rejection> {
     let signature = headers::one(headers, "x-shopify-hmac-sha256").ok_or(Rejection::Unauthorized)?;
@@ -181,10 +183,11 @@ fn privacy<'a>(topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection>
     if (topic == "shop/redact") != customer.is_none() {
         return Err(does_not_fit(topic));
     }
-    let Some(customer) = customer else { return Ok(Content::Privacy { customer: None, email: None }) };
+    let shop = body.text("shop_domain", &mut Vec::new()).value().and_then(|name| ShopName::of(&name));
+    let Some(customer) = customer else { return Ok(Content::Privacy { customer: None, email: None, shop }) };
     // The customer may lack an id and have an e-mail only.
     let email = customer.text("email", &mut Vec::new()).value().map(Cow::into_owned);
-    Ok(Content::Privacy { customer: customer.customer_id("id").ok(), email })
+    Ok(Content::Privacy { customer: customer.customer_id("id").ok(), email, shop })
 }
 
 fn does_not_fit(topic: &str) -> Rejection {

@@ -567,6 +567,7 @@ mod tests {
                 let topic = "customer.updated".to_owned();
                 let customer = self.shop.read(&topic, &payload).expect("it can be read").customer;
                 let delivery = Delivery {
+                    shop: None,
                     delivery_id: DeliveryId::parse(format!("d{n}")).expect("an id"),
                     topic,
                     email: None,

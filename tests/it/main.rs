@@ -20,5 +20,6 @@ mod retries;
 mod sharing;
 mod support;
 mod traces;
+mod whose_word;
 mod woocommerce;
 mod worker;

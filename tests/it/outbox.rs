@@ -24,6 +24,7 @@ fn event(delivery: &str, customer: &str, payload: &str) -> NewEvent {
         source: SourceName::parse("shop").expect("a name"),
         target: TargetName::parse("default").expect("a name"),
         delivery: Delivery {
+            shop: None,
             delivery_id: DeliveryId::parse(delivery).expect("an id"),
             topic: "customer.updated".into(),
             customer: Some(ShopCustomerId::parse(customer).expect("an id")),

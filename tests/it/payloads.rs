@@ -21,6 +21,7 @@ fn shop(kind: ShopKind) -> Shop {
         ShopKind::Generic => &[GENERIC_SECRET, GENERIC_PREVIOUS_SECRET, "a plain text secret, not base64!"],
     };
     Shop::new(Source {
+        shop: vec![],
         name: SourceName::parse(kind.as_str()).expect("a name"),
         kind,
         secrets: secrets.iter().map(|secret| SecretString::from(*secret)).collect(),

@@ -316,6 +316,7 @@ const STATUSES = {
   unmatched: { tone: "warn", words: "FlexPortal does not know the customer, or has several with this e-mail" },
   failed: { tone: "bad", words: "needs a person" },
   discarded: { tone: "plain", words: "was closed by a person" },
+  held: { tone: "warn", words: "came from another shop than the source’s, and waits for a person" },
 };
 const CUSTOMER_STATES = {
   in_sync: ["in sync", "good"],
@@ -323,6 +324,7 @@ const CUSTOMER_STATES = {
   unmatched: ["unmatched", "warn"],
   failed: ["failed", "bad"],
   discarded: ["discarded", "warn"],
+  held: ["held", "warn"],
 };
 const HOLDS = {
   rate_limited: "FlexPortal asked to wait (429)",
@@ -342,6 +344,8 @@ const INTERVENTIONS = {
   discard: "Discarded",
   erase: "Personal data erased",
   export: "Data exported",
+  accept_shop: "A shop accepted",
+  ignore_shop: "A shop ignored",
 };
 // Settled may be well or not: only its words say so.
 const STEP_TONES = {
@@ -1232,6 +1236,7 @@ function verdictOf(status) {
       customers: status.failures.customers,
     },
     ...silent.slice(0, 5).map(({ name }) => ({ tone: "warn", kind: "silent", name })),
+    ...status.held.slice(0, 5).map((held) => ({ tone: "bad", kind: "held", ...held })),
     number(status.dataRequests) > 0 && { tone: "warn", kind: "privacy", requests: status.dataRequests },
     number(status.unmatched) > 0 && { tone: "good", kind: "unmatched", events: status.unmatched },
   ].filter(Boolean);
@@ -1251,6 +1256,13 @@ function drawVerdict({ tone, points, waits }) {
         isOne(point.events) ? "itself." : "themselves.",
       ],
       silent: () => ["Source ", foreign(point.name), " is more silent than it used to be."],
+      held: () => [
+        link(toEvents({ status: "held", source: point.source }), { "data-testid": "held" }, counted(point.webhooks, "webhook")),
+        " of ",
+        foreign(point.shop),
+        isOne(point.webhooks) ? " is held: " : " are held: ",
+        sentence(point.explanation),
+      ],
       unmatched: () => [
         link(toEvents({ status: "unmatched" }), { "data-testid": "unmatched" }, counted(point.events, "change")),
         isOne(point.events) ? " waits" : " wait",

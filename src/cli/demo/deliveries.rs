@@ -26,6 +26,8 @@ pub(super) struct Delivery {
     kind: ShopKind,
     id: String,
     secret: &'static str,
+    /// The name by which its shop speaks.
+    shop: &'static str,
     body: Vec<u8>,
 }
 
@@ -36,6 +38,9 @@ pub(super) enum Expected {
     /// It is accepted, and ends so.
     Status(EventStatus),
 }
+
+/// The shop that speaks.
+const SHOP: &str = "demo.myshopify.com";
 
 /// The customers that get special treatment; the others are ordinary.
 const REFUSED: u32 = 31;
@@ -62,12 +67,12 @@ pub(super) fn misbehave(fake: &FakeFlexportal) {
 
 /// All deliveries, in the order in which they are sent.
 pub(super) fn all() -> anyhow::Result<Vec<Delivery>> {
-    use EventStatus::{Failed, Superseded, Synced, Unmatched};
+    use EventStatus::{Failed, Held, Superseded, Synced, Unmatched};
     let mut all = Vec::new();
     let mut add = |what, expected, kind, customer: u32, change: &[(&str, Value)]| -> anyhow::Result<()> {
         let body = customer_body(kind, customer, change)?;
         let id = format!("demo-{}", all.len());
-        all.push(Delivery { what, expected, kind, id, secret: SECRET, body });
+        all.push(Delivery { what, expected, kind, id, secret: SECRET, shop: SHOP, body });
         Ok(())
     };
     for customer in 1..=10 {
@@ -85,8 +90,10 @@ pub(super) fn all() -> anyhow::Result<Vec<Delivery>> {
     add("FlexPortal is busy once (429)", Expected::Status(Synced), shopify, RATE_LIMITED, &[])?;
     add("FlexPortal is broken once (503)", Expected::Status(Synced), shopify, UNAVAILABLE, &[])?;
     add("badly signed", Expected::Answer("401"), shopify, 35, &[])?;
-    if let Some(badly_signed) = all.last_mut() {
+    add("another shop, by the same secret", Expected::Status(Held), shopify, 1, &[])?;
+    if let [.., badly_signed, of_another_shop] = &mut all[..] {
         badly_signed.secret = "not the secret";
+        of_another_shop.shop = "staging-copy.myshopify.com";
     }
     // The very first one once more, as shops do.
     let again = customer_body(shopify, 1, &[])?;
@@ -96,6 +103,7 @@ pub(super) fn all() -> anyhow::Result<Vec<Delivery>> {
         kind: shopify,
         id: "demo-0".to_owned(),
         secret: SECRET,
+        shop: SHOP,
         body: again,
     });
     Ok(all)
@@ -144,6 +152,9 @@ impl Sender {
         let mut request = self.client.post(url).body(delivery.body.clone());
         for (name, value) in headers {
             request = request.header(name, value);
+        }
+        if kind == ShopKind::Shopify {
+            request = request.header("x-shopify-shop-domain", delivery.shop);
         }
         let answer = request.send().await.context("the service does not answer")?;
         let status = answer.status();

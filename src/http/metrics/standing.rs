@@ -33,6 +33,14 @@ pub(super) fn text(found: Option<&(Status, Vec<FailureGroup>)>, is_database_up: 
             failed_events(status.failures.events, groups),
         );
         gauges.add(
+            "held_deliveries",
+            "Webhooks of another shop than their source's, which wait for a person",
+            status.sources.iter().map(|source| {
+                let held = status.held.iter().filter(|held| held.source == source.name);
+                ([("source", source.name.to_string())], number(held.map(|held| held.webhooks).sum()))
+            }),
+        );
+        gauges.add(
             "open_data_requests",
             "Requests for personal data that wait for a person",
             [([], number(status.data_requests))],

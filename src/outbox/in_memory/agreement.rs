@@ -118,6 +118,7 @@ impl Pair {
             source: SourceName::parse("shop").expect("a name"),
             target: self.target.clone(),
             delivery: Delivery {
+                shop: None,
                 delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
                 topic: ["customer.updated", "customer.deleted"][self.chance(2)].into(),
                 customer: Some(ShopCustomerId::parse(format!("c{customer}")).expect("an id")),

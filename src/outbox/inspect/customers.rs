@@ -37,6 +37,8 @@ pub enum CustomerSync {
     Failed,
     /// A person closed its newest change: FlexPortal may not have it.
     Discarded,
+    /// Another shop than the source's spoke of it: a person decides whether it is heard.
+    Held,
 }
 
 impl CustomerSync {
@@ -49,6 +51,7 @@ impl CustomerSync {
             Self::Unmatched => "unmatched",
             Self::Failed => "failed",
             Self::Discarded => "discarded",
+            Self::Held => "held",
         }
     }
 }
@@ -168,9 +171,16 @@ impl Outbox {
         match (&filter.customer, &filter.email, filter.state) {
             (Some(customer), ..) => self.of_this_id(source, customer, after).await,
             (None, Some(email), _) => self.with_email(source, email, after, limit).await,
-            (None, None, Some(state @ (CustomerSync::Failed | CustomerSync::Unmatched | CustomerSync::Discarded))) => {
-                self.with_events_of(state, source, after, limit).await
-            }
+            (
+                None,
+                None,
+                Some(
+                    state @ (CustomerSync::Failed
+                    | CustomerSync::Unmatched
+                    | CustomerSync::Discarded
+                    | CustomerSync::Held),
+                ),
+            ) => self.with_events_of(state, source, after, limit).await,
             (None, None, state) => {
                 let all = if source.is_none() { self.source_names().await? } else { vec![] };
                 let mut sources: Vec<_> = source.into_iter().chain(all.iter().map(SourceName::as_str)).collect();
@@ -293,7 +303,7 @@ impl Outbox {
             select distinct d.source as "source!", d.shop_customer_id as "customer!"
             from event_states s
             join deliveries d on d.id = s.event_id
-            where s.status in ('failed', 'unmatched', 'discarded')              -- as the index has it
+            where s.status in ('failed', 'unmatched', 'discarded', 'held')      -- as the index has it
               and s.status = $1
               and d.concerns = 'customer'
               and ($2::text is null or d.source = $2)

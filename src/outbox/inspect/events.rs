@@ -82,6 +82,8 @@ pub struct EventSummary {
     pub flexportal_customer_id: Option<String>,
     /// The newer event that spoke for all of this one.
     pub superseded_by: Option<EventId>,
+    /// The shop that spoke, by the name it gives itself.
+    pub shop: Option<String>,
 }
 
 /// An event with all that is known of it.
@@ -218,12 +220,13 @@ impl Outbox {
             .await?);
         }
         match filter.status {
-            Some(EventStatus::Failed | EventStatus::Unmatched | EventStatus::Discarded) => Ok(sqlx::query_scalar!(
-                r#"
+            Some(EventStatus::Failed | EventStatus::Unmatched | EventStatus::Discarded | EventStatus::Held) => {
+                Ok(sqlx::query_scalar!(
+                    r#"
                 select s.event_id
                 from event_states s
                 join deliveries d on d.id = s.event_id
-                where s.status in ('failed', 'unmatched', 'discarded')           -- as the index has it
+                where s.status in ('failed', 'unmatched', 'discarded', 'held')   -- as the index has it
                   and s.status = $1
                   and ($2::text is null or d.source = $2)
                   and ($3::text is null or s.last_error_code = $3)
@@ -232,15 +235,16 @@ impl Outbox {
                 order by s.event_id desc
                 limit $6
                 "#,
-                status,
-                source,
-                code,
-                since,
-                before,
-                limit,
-            )
-            .fetch_all(&self.pool)
-            .await?),
+                    status,
+                    source,
+                    code,
+                    since,
+                    before,
+                    limit,
+                )
+                .fetch_all(&self.pool)
+                .await?)
+            }
             Some(EventStatus::Pending | EventStatus::InFlight) => Ok(sqlx::query_scalar!(
                 r#"
                 select e.id as "id!"
@@ -316,7 +320,8 @@ impl Outbox {
                 last_error as error,
                 warnings as "warnings!",
                 flexportal_customer_id,
-                superseded_by as "superseded_by: EventId"
+                superseded_by as "superseded_by: EventId",
+                shop
             from outbox_events
             where id = any($1)
             "#,

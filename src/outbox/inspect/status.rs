@@ -34,8 +34,27 @@ pub struct Status {
     pub unmatched: i64,
     /// Requests for personal data that wait for a person.
     pub data_requests: i64,
+    /// Webhooks of other shops than their source's, which wait for a person.
+    pub held: Vec<HeldStatus>,
     /// What somebody should know though no event failed for it, in the last day; the latest first.
     pub notices: Vec<NoticeStatus>,
+}
+
+/// Webhooks of another shop than the source's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldStatus {
+    /// The source.
+    #[schema(value_type = String)]
+    pub source: SourceName,
+    /// The name that shop gives itself.
+    pub shop: String,
+    /// How many.
+    pub webhooks: i64,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// What to do.
+    pub explanation: String,
 }
 
 /// Something that somebody should know.
@@ -202,6 +221,7 @@ impl Outbox {
             failures: self.failure_status().await?,
             unmatched: self.unmatched().await?,
             data_requests: self.open_data_requests().await?,
+            held: self.held_status().await?,
             notices: self.recent_notices(now).await?,
         })
     }
@@ -380,6 +400,20 @@ impl Outbox {
         .fetch_one(&self.pool)
         .await?;
         Ok(unmatched)
+    }
+
+    async fn held_status(&self) -> Result<Vec<HeldStatus>, StoreError> {
+        let held = self.spoken_shops().await?.into_iter().filter_map(|shop| {
+            let since = shop.held_since?;
+            let explanation = format!(
+                "another shop than that of `{source}` spoke, by the same secret: if it is the same one under another name, \
+                 `flexportal-sync sources accept {source} {name}`; else `flexportal-sync sources ignore {source} {name}`",
+                source = shop.source,
+                name = shop.shop,
+            );
+            Some(HeldStatus { source: shop.source, shop: shop.shop, webhooks: shop.held, since, explanation })
+        });
+        Ok(held.collect())
     }
 
     async fn recent_notices(&self, now: DateTime<Utc>) -> Result<Vec<NoticeStatus>, StoreError> {

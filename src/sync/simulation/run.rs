@@ -263,6 +263,7 @@ impl Simulation {
         let topic = "customer.updated".to_owned();
         let event = self.shop.read(&topic, &payload).expect("it can be read");
         let delivery = Delivery {
+            shop: None,
             delivery_id: DeliveryId::parse(format!("d{}", self.deliveries)).expect("an id"),
             topic,
             email: event.email().map(str::to_owned),

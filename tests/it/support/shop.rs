@@ -22,12 +22,23 @@ pub struct Webhook {
     pub topic: String,
     pub delivery_id: String,
     pub body: Vec<u8>,
+    /// The name by which the shop speaks.
+    pub shop: Option<String>,
 }
+
+/// The shop of every test that has one.
+pub const SHOP: &str = "shop.example";
 
 impl Webhook {
     pub fn new(kind: ShopKind, topic: &str, body: impl Into<Vec<u8>>) -> Self {
         let delivery_id = format!("delivery-{}", NEXT_DELIVERY.fetch_add(1, Ordering::Relaxed));
-        Self { kind, topic: topic.to_owned(), delivery_id, body: body.into() }
+        Self { kind, topic: topic.to_owned(), delivery_id, body: body.into(), shop: Some(SHOP.to_owned()) }
+    }
+
+    /// The same of another shop, or of one that does not say which it is.
+    pub fn of_shop(mut self, shop: Option<&str>) -> Self {
+        self.shop = shop.map(str::to_owned);
+        self
     }
 
     pub fn with_delivery_id(mut self, id: &str) -> Self {
@@ -46,11 +57,18 @@ impl Webhook {
             ShopKind::WooCommerce => WOOCOMMERCE_SECRET,
             ShopKind::Generic => GENERIC_SECRET,
         });
-        sign(self.kind, &secret, &self.topic, &self.delivery_id, &self.body, now)
-            .expect("a usable secret")
-            .into_iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(&value).expect("a header")))
-            .collect()
+        let signed =
+            sign(self.kind, &secret, &self.topic, &self.delivery_id, &self.body, now).expect("a usable secret");
+        let header = |value: &str| HeaderValue::from_str(value).expect("a header");
+        let mut headers: HeaderMap =
+            signed.into_iter().map(|(name, value)| (HeaderName::from_static(name), header(&value))).collect();
+        let name = match self.kind {
+            ShopKind::Shopify => "x-shopify-shop-domain",
+            ShopKind::WooCommerce => "x-wc-webhook-source",
+            ShopKind::Generic => return headers,
+        };
+        headers.extend(self.shop.iter().map(|shop| (HeaderName::from_static(name), header(shop))));
+        headers
     }
 }
 
