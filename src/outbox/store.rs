@@ -124,6 +124,13 @@ impl Outbox {
     }
 
     async fn insert_with_places(&self, sorted: &[&Arrived<'_>]) -> Result<HashSet<EventId>, StoreError> {
+        if sorted.iter().any(|arrived| arrived.is_held) {
+            let mut transaction = self.pool.begin().await?;
+            let stored = self.insert(&mut transaction, sorted, true).await?;
+            hold(&mut transaction, sorted, &stored).await?;
+            transaction.commit().await?;
+            return Ok(stored);
+        }
         let mut connection = self.warm.connection().await?;
         let stored = self.insert(&mut connection, sorted, true).await?;
         connection.keep();
@@ -135,6 +142,7 @@ impl Outbox {
         // What is locked now is worth waiting for: without it nothing can be stored.
         sqlx::query!("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
         let stored = self.insert(&mut transaction, sorted, false).await?;
+        hold(&mut transaction, sorted, &stored).await?;
         transaction.commit().await?;
         Ok(stored)
     }
@@ -207,13 +215,6 @@ impl Outbox {
                 from stored
                 join incoming using (id)
                 where stored.concerns = 'customer' and not incoming.is_held and not $18
-            ),
-            held as (
-                insert into event_states (event_id, status)
-                select stored.id, 'held'
-                from stored
-                join incoming using (id)
-                where incoming.is_held
             )
             select id as "id!: EventId"
             from stored
@@ -379,6 +380,23 @@ impl Outbox {
         transaction.commit().await?;
         Ok(queued > 0)
     }
+}
+
+/// Takes note of those that wait for a person; apart, since for all others the table is not needed.
+async fn hold(
+    connection: &mut PgConnection,
+    sorted: &[&Arrived<'_>],
+    stored: &HashSet<EventId>,
+) -> Result<(), StoreError> {
+    let held = sorted.iter().filter(|arrived| arrived.is_held && stored.contains(&arrived.id));
+    let held: Vec<_> = held.map(|arrived| arrived.id.0).collect();
+    if held.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!("insert into event_states (event_id, status) select unnest($1::uuid[]), 'held'", &held)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 impl Arrived<'_> {
