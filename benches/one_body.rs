@@ -92,9 +92,9 @@ impl World {
     }
 
     fn receive(&self, verified: &Verified<'_>) -> Box<Delivery> {
-        match self.shop.receive(verified).expect("a good body") {
+        match self.shop.receive(verified, usize::MAX).expect("a good body") {
             Received::Delivery(delivery) => delivery,
-            Received::Ignored(why) => unreachable!("ignored: {why}"),
+            Received::Ignored(why) => unreachable!("ignored: {}", why.reason),
         }
     }
 

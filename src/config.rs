@@ -186,6 +186,7 @@ fn assemble(
 
 fn admin_token(layers: &Layers, findings: &mut Findings) -> Option<SecretString> {
     let token = layers.optional("ADMIN_TOKEN", findings, |text| check::header_value(text).map(str::to_owned))?;
+    layers.get("ADMIN_TOKEN").into_iter().for_each(|given| findings.notice_quotes(given));
     if token.len() < SHORTEST_GOOD_TOKEN {
         findings.notice("ADMIN_TOKEN is short enough to be guessed: use 32 random characters, say");
     }
@@ -548,6 +549,51 @@ mod tests {
         }
         assert_eq!(notices.len(), 5, "{notices:?}");
         assert!(!notices.concat().contains("hunter2"), "{notices:?}");
+    }
+
+    #[test]
+    fn a_secret_that_is_still_in_quotes_is_noticed() {
+        let variables = [
+            ("SHOPIFY_WEBHOOK_SECRET", "'hunter2'"),
+            ("WOOCOMMERCE_WEBHOOK_SECRET", "\"hunter2\""),
+            ("GENERIC_WEBHOOK_SECRET", "hunter2'"),
+            ("FLEXPORTAL_API_KEY", "\"hunter2\""),
+            ("FLEXPORTAL_TENANT_ID", "t"),
+        ];
+        let notices = load(&variables, "", Needs::NOTHING).expect("valid").notices;
+        let quoted: Vec<_> = notices.iter().filter(|notice| notice.contains("in quotes")).collect();
+        assert_eq!(quoted.len(), 3, "{notices:?}");
+        assert!(!notices.concat().contains("hunter2"), "{notices:?}");
+    }
+
+    #[test]
+    fn a_shop_and_roles_are_named_in_one_text_or_in_a_list() {
+        let file = "[[source]]\nname = 'a'\nkind = 'woocommerce'\nsecret = 's'\nshop = 'https://www.a.example/, b.example'\n\
+                    roles = ['customer', 'subscriber']\n\
+                    [[source]]\nname = 'b'\nkind = 'shopify'\nsecret = 's'\nshop = ['c.example']";
+        let sources = load(&[], file, Needs::NOTHING).expect("valid").sources;
+        let names = |at: usize| sources[at].shop.iter().map(crate::domain::ShopName::as_str).collect::<Vec<_>>();
+        assert_eq!((names(0), names(1)), (vec!["a.example", "b.example"], vec!["c.example"]));
+        assert_eq!(sources[0].roles, ["customer", "subscriber"]);
+        let of_variable = [("SHOPIFY_WEBHOOK_SECRET", "s"), ("SHOPIFY_SHOP", "a.myshopify.com")];
+        assert_eq!(load(&of_variable, "", Needs::NOTHING).expect("valid").sources[0].shop.len(), 1);
+
+        let lines = faults(
+            &[],
+            "[[source]]\nname = 'a'\nkind = 'generic'\nsecret = 's'\nshop = 'x'\nroles = ['customer']\n\
+             [[source]]\nname = 'b'\nkind = 'woocommerce'\nsecret = 's'\nshop = 'a,,b'\nroles = ['a/b']\n\
+             on_delete = ['ignore']",
+            Needs::NOTHING,
+        );
+        for (key, why) in [
+            ("[[source]] a shop", "do not say which shop speaks"),
+            ("[[source]] a roles", "only WooCommerce"),
+            ("[[source]] b shop", "empty name"),
+            ("[[source]] b roles", "no role"),
+            ("[[source]] b on_delete", "must be a text"),
+        ] {
+            assert!(lines.iter().any(|line| line.starts_with(key) && line.contains(why)), "{key}: {lines:?}");
+        }
     }
 
     #[test]

@@ -24,11 +24,16 @@ pub enum NoticeKind {
     QueueRowLocked,
     /// Another shop than the source's spoke, and was not heard.
     OtherShopIgnored,
+    /// The owner of a webhook may not read customers any more: changes come as errors.
+    OwnerWithoutRights,
+    /// Webhooks of users whose role is none of a customer's.
+    RoleIgnored,
 }
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::QueueRowLocked, Self::OtherShopIgnored];
+    pub const ALL: [Self; 4] =
+        [Self::QueueRowLocked, Self::OtherShopIgnored, Self::OwnerWithoutRights, Self::RoleIgnored];
 
     /// The word as it is stored and counted.
     #[must_use]
@@ -36,6 +41,8 @@ impl NoticeKind {
         match self {
             Self::QueueRowLocked => "queue_row_locked",
             Self::OtherShopIgnored => "other_shop_ignored",
+            Self::OwnerWithoutRights => "owner_without_rights",
+            Self::RoleIgnored => "role_ignored",
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::config::{Identity, ShopKind, Source};
 use crate::domain::{
     CustomerEvent, CustomerStatus, DeliveryId, Field, FieldValue, Said, ShopCustomerId, ShopName, SourceName,
 };
+use crate::notices::NoticeKind;
 
 mod generic;
 pub mod headers;
@@ -38,6 +39,12 @@ pub enum Rejection {
     /// The body is not what such a delivery holds.
     #[error("{0}")]
     Malformed(String),
+    /// The body is larger than what is stored.
+    #[error("the body is larger than {max} bytes (MAX_BODY_BYTES)")]
+    TooLarge {
+        /// What is stored at most, in bytes.
+        max: usize,
+    },
     /// The body's type or encoding cannot be read.
     #[error("{0}")]
     UnsupportedMediaType(String),
@@ -69,8 +76,24 @@ pub struct Verified<'a> {
 pub enum Received {
     /// To be stored.
     Delivery(Box<Delivery>),
-    /// Nothing to sync, for this reason.
-    Ignored(Cow<'static, str>),
+    /// Nothing to sync.
+    Ignored(Ignored),
+}
+
+/// Why a delivery is not stored, though it is well signed.
+#[derive(Debug)]
+pub struct Ignored {
+    /// For whoever sent it; nothing personal.
+    pub reason: Cow<'static, str>,
+    /// What somebody should know of it.
+    pub notice: Option<NoticeKind>,
+}
+
+impl Ignored {
+    /// For a reason of which nobody needs to know.
+    fn because(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), notice: None }
+    }
 }
 
 /// A delivery as it is stored.
@@ -148,7 +171,7 @@ impl Concerns {
 enum Content<'a> {
     Change(CustomerEvent<'a>),
     Privacy { customer: Option<ShopCustomerId>, email: Option<String>, shop: Option<ShopName> },
-    Ignored(&'static str),
+    Ignored(Ignored),
 }
 
 impl Shop {
@@ -176,6 +199,16 @@ impl Shop {
         self.source.kind == ShopKind::WooCommerce && woocommerce::is_ping(headers, body)
     }
 
+    /// How many bytes of a body are read, where so many are stored at most: `WooCommerce`'s plug-ins keep megabytes in
+    /// `meta_data`, which is not stored then.
+    #[must_use]
+    pub fn reads_at_most(&self, stored: usize) -> usize {
+        match self.source.kind {
+            ShopKind::WooCommerce => stored.saturating_mul(8),
+            ShopKind::Shopify | ShopKind::Generic => stored,
+        }
+    }
+
     /// Checks the signature on the raw bytes, in constant time.
     ///
     /// # Errors
@@ -194,17 +227,30 @@ impl Shop {
         Ok(Verified { headers, body, delivery_id })
     }
 
-    /// Reads a verified delivery.
+    /// Reads a verified delivery, of which `max` bytes are stored at most.
     ///
     /// # Errors
+    /// [`Rejection::TooLarge`] if it holds more than that, `WooCommerce`'s `meta_data` apart.
     /// [`Rejection::Malformed`] if it is not JSON, names no customer, or does not fit its topic. `WooCommerce` counts every
     /// refusal towards switching its webhook off: there only what is not JSON is one, the rest is ignored.
-    pub fn receive(&self, verified: &Verified<'_>) -> Result<Received, Rejection> {
+    pub fn receive(&self, verified: &Verified<'_>, max: usize) -> Result<Received, Rejection> {
         headers::require_json(verified.headers)?;
-        let json::Mended { text, warnings } = json::mend(verified.body)?;
+        let is_whole = verified.body.len() <= max;
+        let json::Mended { text, mut warnings } = match self.source.kind {
+            ShopKind::WooCommerce if !is_whole => {
+                json::mend(woocommerce::smaller(&self.source, verified.body)?.as_bytes())?
+            }
+            ShopKind::WooCommerce | ShopKind::Shopify | ShopKind::Generic => json::mend(verified.body)?,
+        };
+        if text.len() > max && !is_whole {
+            return Err(Rejection::TooLarge { max });
+        }
+        if !is_whole {
+            warnings.push("`meta_data` was left out: the body is larger than MAX_BODY_BYTES".to_owned());
+        }
         json::check(&text)?;
         match (self.source.kind, self.received(verified, text, warnings)) {
-            (ShopKind::WooCommerce, Err(Rejection::Malformed(why))) => Ok(Received::Ignored(why.into())),
+            (ShopKind::WooCommerce, Err(Rejection::Malformed(why))) => Ok(Received::Ignored(Ignored::because(why))),
             (_, received) => received,
         }
     }
@@ -219,7 +265,7 @@ impl Shop {
         let triggered_at = self.triggered_at(verified.headers);
         let speaker = self.speaker(verified.headers);
         let (concerns, customer, email, occurred_at, is_asked_for, shop) = match self.content(&topic, &body)? {
-            Content::Ignored(why) => return Ok(Received::Ignored(why.into())),
+            Content::Ignored(ignored) => return Ok(Received::Ignored(ignored)),
             Content::Privacy { customer, email, shop } => {
                 // The body is signed, the header is not.
                 (Concerns::Privacy, customer, email, None, false, shop.or(speaker))

@@ -380,6 +380,9 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
                         looked_up = Some(no_match);
                         Identified { id: id.clone(), origin: None }
                     }
+                    None if self.is_deletion_of_nobody(&no_match) => {
+                        return Ok(Step::End(End::Unchanged { who: None }));
+                    }
                     None => return Ok(Step::End(unmatched(&no_match, None))),
                 },
                 Err(error) => return Ok(Step::End(self.end_of_error(error, None))),
@@ -413,6 +416,12 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             },
             Err(error) => Step::End(self.end_of_error(error, Some(who))),
         })
+    }
+
+    /// Whether the shop deleted somebody whom nobody knew: there is nothing to set inactive, now or later.
+    fn is_deletion_of_nobody(&self, no_match: &Match) -> bool {
+        let is_deleted = self.sharing.is_some_and(|sharing| sharing.says_deleted);
+        is_deleted && *no_match == Match::None && self.link.is_none() && self.translated.sent.len() == 1
     }
 
     /// What becomes of the status, by who else leads to the customer.

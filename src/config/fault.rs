@@ -134,6 +134,18 @@ impl Findings {
         }
     }
 
+    /// Notices a secret that is still in quotes, as from a file whose reader does not take them off.
+    pub(super) fn notice_quotes(&mut self, given: &Given) {
+        let text = given.text.trim();
+        let is_quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+        if is_quoted('"') || is_quoted('\'') {
+            self.notice(format!(
+                "{} ({}) is in quotes, which count as part of it: take them off, unless they belong to it",
+                given.key, given.origin
+            ));
+        }
+    }
+
     /// The notices, if nothing was wrong.
     pub(super) fn into_notices(self) -> Result<Vec<String>, ConfigError> {
         if self.faults.is_empty() { Ok(self.notices) } else { Err(ConfigError { faults: self.faults }) }

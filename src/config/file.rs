@@ -22,11 +22,15 @@ pub const SOURCE_KEYS: &[&str] = &[
     "shop",
     "identity",
     "flexportal_id_field",
+    "roles",
     "customer_type",
     "on_delete",
     "on_disable",
     "single_address",
 ];
+
+/// Keys whose value may be a list of texts.
+const LIST_KEYS: &[&str] = &["shop", "roles"];
 
 /// Keys of `[[target]]`.
 pub const TARGET_KEYS: &[&str] = &[
@@ -177,7 +181,15 @@ impl Reader<'_> {
                 findings.fault(entry.key(&shown_key(key.get_ref())), self.origin(Some(key.span())), unknown(meant));
                 continue;
             };
-            let Some(given) = self.given(entry.key(known_key), value, findings) else { continue };
+            let list = value.get_ref().as_array().filter(|_| LIST_KEYS.contains(known_key));
+            let given = match list.and_then(|items| texts(items)) {
+                Some(texts) => {
+                    let (key, origin) = (entry.key(known_key), self.origin(Some(value.span())));
+                    Some(Given { key, text: texts.join(","), origin })
+                }
+                None => self.given(entry.key(known_key), value, findings),
+            };
+            let Some(given) = given else { continue };
             // An empty secret must not pass for one that was left out.
             if !given.text.trim().is_empty() || known_key.ends_with("secret") {
                 entry.values.insert(known_key, given);
@@ -201,6 +213,11 @@ impl Reader<'_> {
         };
         Some(Given { key, text, origin })
     }
+}
+
+/// The items of a list, if each is a text.
+fn texts<'a>(items: &'a [Spanned<DeValue<'_>>]) -> Option<Vec<&'a str>> {
+    items.iter().map(|item| item.get_ref().as_str()).collect()
 }
 
 fn unknown(meant: Option<&str>) -> String {

@@ -36,6 +36,8 @@ pub struct Source {
     /// Name of a field of the payload that carries FlexPortal's customer id, besides the generic source's
     /// `flexportalCustomerId`: a key of WooCommerce's `meta_data`, a top-level key elsewhere.
     pub flexportal_id_field: Option<String>,
+    /// The `WordPress` roles whose users are customers (`WooCommerce`); none: all but staff.
+    pub roles: Vec<String>,
     /// What to make of the things shops leave open.
     pub policies: Policies,
 }
@@ -52,6 +54,7 @@ impl Source {
             shop: vec![],
             identity: Identity::default(),
             flexportal_id_field: None,
+            roles: vec![],
             policies: Policies::default(),
         }
     }
@@ -243,6 +246,7 @@ fn from_variable(kind: ShopKind, secrets: Vec<SecretString>, shop: Vec<ShopName>
         shop,
         identity: Identity::default(),
         flexportal_id_field: None,
+        roles: vec![],
         policies: Policies::default(),
     }
 }
@@ -274,7 +278,8 @@ fn from_entry(
         single_address: word_or_default(entry, "single_address", findings),
     };
     let flexportal_id_field = entry.get("flexportal_id_field").map(|given| given.text.trim().to_owned());
-    Some(Source { name, kind: kind?, secrets, target: target?, shop, identity, flexportal_id_field, policies })
+    let roles = roles(kind, entry.get("roles"), findings);
+    Some(Source { name, kind: kind?, secrets, target: target?, shop, identity, flexportal_id_field, roles, policies })
 }
 
 fn shop_variable(layers: &Layers, kind: ShopKind) -> Option<&Given> {
@@ -292,6 +297,24 @@ fn shop(kind: Option<ShopKind>, given: Option<&Given>, findings: &mut Findings) 
     let names = |text: &str| text.split(',').map(ShopName::of).collect::<Option<_>>();
     let names = |text: &str| names(text).ok_or_else(|| "holds an empty name between its commas".to_owned());
     findings.read(given, names).unwrap_or_default()
+}
+
+/// Roles, with commas between them.
+fn roles(kind: Option<ShopKind>, given: Option<&Given>, findings: &mut Findings) -> Vec<String> {
+    let Some(given) = given else { return vec![] };
+    if kind.is_some_and(|kind| kind != ShopKind::WooCommerce) {
+        let message = "is of no use here: only WooCommerce's customers have roles";
+        findings.fault(given.key.clone(), given.origin.clone(), message);
+        return vec![];
+    }
+    let roles = |text: &str| -> Result<Vec<String>, String> {
+        let roles: Vec<_> = text.split(',').map(|role| role.trim().to_owned()).collect();
+        let is_role = |role: &String| {
+            (1..=64).contains(&role.len()) && role.chars().all(|c| c.is_ascii_alphanumeric() || "_-:. ".contains(c))
+        };
+        if roles.iter().all(is_role) { Ok(roles) } else { Err("holds what is no role of WordPress".to_owned()) }
+    };
+    findings.read(given, roles).unwrap_or_default()
 }
 
 fn target_name(text: &str, targets: Option<&target::Read>) -> Result<TargetName, String> {
@@ -368,6 +391,7 @@ fn secrets(
     let mut secrets = Vec::new();
     for given in [current, previous].into_iter().flatten() {
         secrets.extend(findings.read(given, |text| check::webhook_secret(kind, text)));
+        findings.notice_quotes(given);
         if given.text.trim() != given.text && !given.text.trim().is_empty() {
             findings.notice(format!(
                 "{} ({}) begins or ends with white space, which counts as part of the secret",

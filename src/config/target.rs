@@ -178,6 +178,7 @@ impl<'a> TargetReader<'a> {
 
     fn read_into(self, read: &mut Read, findings: &mut Findings) {
         let (api_key, tenant_id) = (self.given("api_key", findings), self.given("tenant_id", findings));
+        [api_key, tenant_id].into_iter().flatten().for_each(|given| findings.notice_quotes(given));
         let base_url = self.base_url(findings);
         let rate_limit_per_minute =
             self.value("rate_limit_per_minute", findings, |text| check::number(text, &(0..=1_000_000)));

@@ -23,7 +23,7 @@ use super::{ANSWER_WITHIN, AppState, Problem, READ_WITHIN};
 use crate::domain::EventId;
 use crate::metrics::DeliveryResult;
 use crate::outbox::{CommitError, Committer, NewEvent, StoreOutcome};
-use crate::shops::{Received, Rejection, Shop};
+use crate::shops::{Ignored, Received, Rejection, Shop};
 use crate::telemetry;
 
 /// Seconds after which a shop may try again when the database is away or the line is full.
@@ -102,8 +102,9 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
     let Some(committer) = &state.committer else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "this process takes no webhooks"));
     };
-    refuse_announced(state, headers)?;
-    let read = tokio::time::timeout(READ_WITHIN, read(state, body)).await;
+    let limit = shop.reads_at_most(state.max_body_bytes);
+    refuse_announced(state, limit, headers)?;
+    let read = tokio::time::timeout(READ_WITHIN, read(state, limit, body)).await;
     let (body, _room) = read.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} s", READ_WITHIN.as_secs());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
@@ -115,10 +116,10 @@ async fn take(state: &AppState, shop: &Arc<Shop>, headers: &HeaderMap, body: Bod
 
 /// A body that announces itself as far too large is not waited for; nor is one too large whose sender asks first.
 /// Others are read on for a while, so that a sender who is at it reads the answer.
-fn refuse_announced(state: &AppState, headers: &HeaderMap) -> Result<(), Problem> {
+fn refuse_announced(state: &AppState, max: usize, headers: &HeaderMap) -> Result<(), Problem> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let limit = if headers.contains_key(EXPECT) { 0 } else { DISCARDED_BYTES };
-    let is_refused = announced.is_some_and(|length| length > state.max_body_bytes && length > limit);
+    let is_refused = announced.is_some_and(|length| length > max && length > limit);
     if is_refused { Err(too_large(state)) } else { Ok(()) }
 }
 
@@ -138,8 +139,11 @@ async fn store(
         return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some("set-up ping".into()) });
     }
     let verified = shop.verify(headers, body, state.clock.now())?;
-    let delivery = match shop.receive(&verified)? {
-        Received::Ignored(reason) => {
+    let delivery = match shop.receive(&verified, state.max_body_bytes)? {
+        Received::Ignored(Ignored { reason, notice }) => {
+            if let Some(kind) = notice {
+                state.outbox.notices().note(kind, shop.source().name.as_str(), reason.clone());
+            }
             return Ok(Answer { status: DeliveryResult::Ignored, event_id: None, reason: Some(reason) });
         }
         Received::Delivery(delivery) => *delivery,
@@ -165,7 +169,11 @@ async fn store(
 /// Reads the body, within its own limit and that of all bodies together.
 ///
 /// Room is taken as bytes arrive: who only announces a large body keeps nobody out.
-async fn read(state: &AppState, mut body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
+async fn read(
+    state: &AppState,
+    max: usize,
+    mut body: Body,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
     let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
@@ -173,7 +181,7 @@ async fn read(state: &AppState, mut body: Body) -> Result<(Vec<u8>, Option<Owned
         };
         // Trailers say nothing to us.
         let Ok(chunk) = frame.into_data() else { continue };
-        if bytes.len() + chunk.len() > state.max_body_bytes {
+        if bytes.len() + chunk.len() > max {
             discard(body).await;
             return Err(too_large(state));
         }
@@ -206,6 +214,7 @@ impl From<Rejection> for Problem {
         let status = match rejection {
             Rejection::Unauthorized => StatusCode::UNAUTHORIZED,
             Rejection::Malformed(_) => StatusCode::BAD_REQUEST,
+            Rejection::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Rejection::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         };
         Self::new(status, rejection.to_string())

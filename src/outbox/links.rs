@@ -324,6 +324,7 @@ impl Outbox {
         let given = Columns::of(links);
         let mut transaction = self.pool.begin().await?;
         let imported = import(&mut transaction, &given, self.clock.for_postgres(), by).await?;
+        wait_for_an_answer(&mut transaction, &given, self.clock.for_postgres()).await?;
         transaction.commit().await?;
         // On its own, since it takes rows of the queue, and they come before links.
         let mut transaction = self.pool.begin().await?;
@@ -460,6 +461,37 @@ async fn import(
     .await?;
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(LinksImported { imported: count(row.imported), woken: count(row.woken) })
+}
+
+/// Until FlexPortal has answered for a customer that is tried at once, nobody knows that it is unmatched.
+async fn wait_for_an_answer(
+    connection: &mut sqlx::PgConnection,
+    given: &Columns,
+    now: Option<DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        -- wait_for_an_answer
+        update event_states s
+        set status = 'pending'
+        from unnest($1::text[], $2::text[]) as given (source, shop_customer_id)
+        join waiting_customers waiting using (source, shop_customer_id)
+        join deliveries d
+            on d.source = waiting.source
+            and d.shop_customer_id = waiting.shop_customer_id
+            and d.id >= waiting.first_event_id
+        where s.event_id = d.id
+          and s.status = 'unmatched'
+          and s.finished_at is null
+          and waiting.due_at <= coalesce($3::timestamptz, clock_timestamp())
+        "#,
+        &given.sources,
+        &given.customers,
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Sets back what was given up as unmatched.

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::json::{Object, Text};
 use super::signature::{Keys, TIMESTAMP_TOLERANCE_SECONDS};
-use super::{Content, Rejection, headers};
+use super::{Content, Ignored, Rejection, headers};
 use crate::config::Source;
 use crate::domain::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
 
@@ -43,7 +43,7 @@ pub(super) fn topic(body: &Object<'_>) -> Result<String, Rejection> {
 
 pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
-        return Ok(Content::Ignored("type is not synced"));
+        return Ok(Content::Ignored(Ignored::because("type is not synced")));
     }
     let Some(Some(data)) = body.object("data") else {
         return Err(Rejection::malformed("`data` is missing or not an object"));

@@ -5,8 +5,9 @@
 //! numbers become strings; both are noted on the event. Everything else is stored as received, numbers digit for digit.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Rejection, html};
@@ -219,6 +220,12 @@ impl<'a> Object<'a> {
         self.raw(key).is_some()
     }
 
+    /// Whether `true` stands under the key.
+    #[must_use]
+    pub fn is_true(&self, key: &str) -> bool {
+        self.raw(key).is_some_and(|raw| raw.get() == "true")
+    }
+
     /// The text under a key; a number counts as its digits, other kinds of JSON are noted and left out.
     pub fn text(&self, key: &str, warnings: &mut Vec<String>) -> Text<'a> {
         let Some(raw) = self.raw(key) else { return Text::Absent };
@@ -281,6 +288,21 @@ impl<'a> Object<'a> {
             .ok()
     }
 
+    /// The object as JSON without the list under a key, but for the last object in it that is to be kept.
+    #[must_use]
+    pub fn without(&self, key: &str, is_kept: impl Fn(&Object<'_>) -> bool) -> String {
+        let mut json = String::from("{");
+        for (name, value) in &self.entries {
+            if name == key {
+                continue;
+            }
+            let _ = write!(json, "{}:{},", serde_json::Value::from(name.as_ref()), value.get());
+        }
+        let kept = self.raw(key).and_then(|list| last_of(list, is_kept));
+        let _ = write!(json, "{}:[{}]}}", serde_json::Value::from(key), kept.map_or("", RawValue::get));
+        json
+    }
+
     fn raw(&self, key: &str) -> Option<&'a RawValue> {
         self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
@@ -306,6 +328,29 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
         }
         deserializer.deserialize_map(Entries).map(|entries| Object { entries, is_html: false })
     }
+}
+
+/// The last object of a list that is looked for; the others are passed over one by one.
+fn last_of(list: &RawValue, is_it: impl Fn(&Object<'_>) -> bool) -> Option<&RawValue> {
+    struct Items<F>(F);
+    impl<'de, F: Fn(&Object<'_>) -> bool> Visitor<'de> for Items<F> {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut last = None;
+            while let Some(item) = items.next_element::<&'de RawValue>()? {
+                if serde_json::from_str(item.get()).is_ok_and(|object| (self.0)(&object)) {
+                    last = Some(item);
+                }
+            }
+            Ok(last)
+        }
+    }
+    serde_json::Deserializer::from_str(list.get()).deserialize_seq(Items(is_it)).ok().flatten()
 }
 
 /// White space, and what is not seen: zero-width and formatting characters, by which a text is empty to whoever reads it.

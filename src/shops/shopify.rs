@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::json::{Object, Text};
 use super::signature::Keys;
-use super::{Content, Rejection, headers};
+use super::{Content, Ignored, Rejection, headers};
 use crate::config::{CustomerTypePolicy, SingleAddress, Source, StatusPolicy};
 use crate::domain::{
     Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said, ShopCustomerId, ShopName,
@@ -43,7 +43,7 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
         "customers/delete" => return deleted(source, body),
         "customers/merge" => return merged(body),
         "customers/data_request" | "customers/redact" | "shop/redact" => return privacy(topic, body),
-        _ => return Ok(Content::Ignored("topic is not synced")),
+        _ => return Ok(Content::Ignored(Ignored::because("topic is not synced"))),
     };
     let mut event = CustomerEvent::of(body.customer_id("id")?);
     check_whole_customer(topic, body, &mut event.warnings)?;
@@ -51,6 +51,9 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
     event.occurred_at = body.text("updated_at", &mut event.warnings).value().as_deref().and_then(super::rfc3339);
     if let Some(key) = &source.flexportal_id_field {
         event.flexportal_id = body.flexportal_id(key, &mut event.warnings);
+        if !body.has(key) && body.has("metafields") {
+            event.warnings.push(format!("`{key}` is not at the top of the body, and `metafields` are not read"));
+        }
     }
     speak(source, body, &mut event.says, &mut event.warnings);
     if let Some(status) = status
@@ -69,9 +72,11 @@ fn speak<'a>(source: &Source, body: &Object<'a>, says: &mut BTreeMap<Field, Said
 
     // A customer without addresses has an empty list and no default; a subscription that cut the default away
     // says nothing of it.
-    let default_address = match body.object("default_address") {
-        Some(address) => Some(address),
-        None => body.list("addresses").filter(Vec::is_empty).map(|_| None),
+    let default_address = match (body.object("default_address"), body.list("addresses")) {
+        (Some(Some(address)), _) => Some(Some(address)),
+        (given, None) => given,
+        (_, Some(addresses)) if addresses.is_empty() => Some(None),
+        (_, Some(addresses)) => the_one_of(addresses, warnings).map(Some),
     };
     let of_address = |key: &str, warnings: &mut Vec<String>| match &default_address {
         None => Text::Absent,
@@ -102,6 +107,18 @@ fn speak<'a>(source: &Source, body: &Object<'a>, says: &mut BTreeMap<Field, Said
         };
         says.extend(fields.iter().map(|field| (*field, said.clone())));
     }
+}
+
+/// The address that is flagged as the default, or the only one.
+fn the_one_of<'a>(addresses: Vec<Object<'a>>, warnings: &mut Vec<String>) -> Option<Object<'a>> {
+    let is_only = addresses.len() == 1;
+    let mut candidates = addresses.into_iter().filter(|address| is_only || address.is_true("default"));
+    let found = candidates.next();
+    if found.is_none() || candidates.next().is_some() {
+        warnings.push("which of several `addresses` is the default is not said: none was taken".to_owned());
+        return None;
+    }
+    found
 }
 
 fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address<'a>> {
@@ -157,7 +174,7 @@ fn merged<'a>(body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     };
     let status = body.text("status", &mut Vec::new()).value();
     if status.is_some_and(|status| !status.eq_ignore_ascii_case("completed")) {
-        return Ok(Content::Ignored("the merge is not completed"));
+        return Ok(Content::Ignored(Ignored::because("the merge is not completed")));
     }
     let kept = id("admin_graphql_api_customer_kept_id")?;
     let mut event = CustomerEvent::of(id("admin_graphql_api_customer_deleted_id")?);

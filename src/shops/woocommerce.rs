@@ -8,9 +8,10 @@ use chrono::NaiveDateTime;
 
 use super::json::{Object, Text};
 use super::signature::Keys;
-use super::{Content, Rejection, headers};
+use super::{Content, Ignored, Rejection, headers};
 use crate::config::{CustomerTypePolicy, Source};
 use crate::domain::{Address, CustomerEvent, CustomerType, Field, FieldValue, FlexportalCustomerId, Said};
+use crate::notices::NoticeKind;
 
 pub(super) fn is_ping(headers: &HeaderMap, body: &[u8]) -> bool {
     let is_unsigned = !headers.contains_key("x-wc-webhook-signature");
@@ -34,7 +35,7 @@ pub(super) fn topic(headers: &HeaderMap) -> Result<String, Rejection> {
 
 pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Result<Content<'a>, Rejection> {
     if !matches!(topic, "customer.created" | "customer.updated" | "customer.deleted") {
-        return Ok(Content::Ignored("topic is not synced"));
+        return Ok(Content::Ignored(Ignored::because("topic is not synced")));
     }
     if let Some(why) = instead_of_a_customer(body) {
         return Ok(Content::Ignored(why));
@@ -53,9 +54,10 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
         return Ok(Content::Change(event));
     }
     let warnings = &mut event.warnings;
-    // `profile_update` fires for every WordPress user: editors and admins are no customers.
-    if body.text("role", warnings).value().is_some_and(|role| role != "customer") {
-        return Ok(Content::Ignored("not a customer: another WordPress role"));
+    // `profile_update` fires for every WordPress user. A deletion names no role.
+    if body.text("role", warnings).value().is_some_and(|role| !is_customer(source, &role)) {
+        let reason = "not a customer: another WordPress role (see `roles`)".into();
+        return Ok(Content::Ignored(Ignored { reason, notice: Some(NoticeKind::RoleIgnored) }));
     }
     // Not modified yet: it is as it was created. Our time of arrival could be later than a real change.
     let changed = body.text("date_modified_gmt", warnings).value().or(body.text("date_created_gmt", warnings).value());
@@ -102,20 +104,42 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
     Ok(Content::Change(event))
 }
 
+/// Plug-ins and wholesale shops give buyers roles of their own: without a list all are customers but those who work there.
+const STAFF: [&str; 5] = ["administrator", "editor", "author", "contributor", "shop_manager"];
+
+fn is_customer(source: &Source, role: &str) -> bool {
+    if source.roles.is_empty() { !STAFF.contains(&role) } else { source.roles.iter().any(|listed| listed == role) }
+}
+
 /// The body is made when it is delivered: of a customer who is gone by then, or whom the webhook's owner may not see (any
 /// more), it is an error of the REST API, `{"code": …, "message": …, "data": {"status": …}}`.
-fn instead_of_a_customer(body: &Object<'_>) -> Option<&'static str> {
+fn instead_of_a_customer(body: &Object<'_>) -> Option<Ignored> {
     if body.has("id") || !body.has("code") {
         return None;
     }
     let status = body.object("data").flatten()?.text("status", &mut Vec::new()).value()?;
-    match status.as_ref() {
-        "404" | "410" => Some("the customer is gone"),
-        "401" | "403" => {
-            Some("the webhook's owner may not read customers (any more): give the webhook to an administrator")
-        }
-        _ => Some("an error of the shop instead of a customer"),
-    }
+    Some(match status.as_ref() {
+        "404" | "410" => Ignored::because("the customer is gone"),
+        "401" | "403" => Ignored {
+            reason: "the webhook's owner may not read customers (any more): give the webhook to an administrator"
+                .into(),
+            notice: Some(NoticeKind::OwnerWithoutRights),
+        },
+        _ => Ignored::because("an error of the shop instead of a customer"),
+    })
+}
+
+/// A body without `meta_data`, but for the entry that holds FlexPortal's id. It is read through once, and nothing of what is
+/// left out is kept.
+pub(super) fn smaller(source: &Source, body: &[u8]) -> Result<String, Rejection> {
+    let body = std::str::from_utf8(body).map_err(|_| Rejection::malformed("the body is not UTF-8"))?;
+    let object = Object::parse(body.trim_start_matches('\u{feff}'))?;
+    let key = source.flexportal_id_field.as_deref();
+    Ok(object.without("meta_data", |entry| key.is_some_and(|key| holds(entry, key))))
+}
+
+fn holds(entry: &Object<'_>, key: &str) -> bool {
+    entry.text("key", &mut Vec::new()) == Text::Value(key.into())
 }
 
 fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address<'a>> {
@@ -136,7 +160,12 @@ fn address<'a>(given: &Object<'a>, warnings: &mut Vec<String>) -> Option<Address
 
 /// A value of `meta_data`: a list of `{id, key, value}` where plug-ins keep what they like.
 fn meta(body: &Object<'_>, key: &str, warnings: &mut Vec<String>) -> Option<FlexportalCustomerId> {
-    let entries = body.list("meta_data")?;
-    let entry = entries.iter().rev().find(|entry| entry.text("key", &mut Vec::new()) == Text::Value(key.into()))?;
+    let Some(entries) = body.list("meta_data") else {
+        if body.has("meta_data") {
+            warnings.push(format!("`meta_data` is not a list, and `{key}` was not looked for in it"));
+        }
+        return None;
+    };
+    let entry = entries.iter().rev().find(|entry| holds(entry, key))?;
     entry.flexportal_id("value", warnings)
 }

@@ -8,12 +8,42 @@ use flexportal_sync::fake_flexportal::{Behaviour, Failure, FakeCustomer};
 use flexportal_sync::inspect::explained_event;
 use flexportal_sync::outbox::{DoneBy, LinkChange, NewLink, Next, Settled, Settlement};
 use flexportal_sync::sync::StepOutcome;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::App;
 use crate::support::shop::{generic, linked, shopify};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn shopifys_default_address_may_stand_among_the_others_alone() {
+    let app = App::start().await;
+    let address = |city: &str, default: bool| json!({"address1": "Street 1", "city": city, "zip": "10115", "country_code": "DE", "name": "Ada", "default": default});
+    let city = async |second: u32, addresses: Value| {
+        let event = app.sync(shopify(1, second, &json!({"default_address": null, "addresses": addresses}))).await;
+        let put = app.puts().pop().expect("a request");
+        (put["billingAddress"]["city"].as_str().map(str::to_owned), event.warnings.concat())
+    };
+    assert_eq!(city(0, json!([address("Bonn", false)])).await.0.as_deref(), Some("Bonn"), "the only one");
+    let flagged = json!([address("Ulm", false), address("Jena", true), address("Trier", false)]);
+    assert_eq!(city(1, flagged).await.0.as_deref(), Some("Jena"));
+    let puts = app.puts().len();
+    for several in [[address("Ulm", false), address("Trier", false)], [address("Ulm", true), address("Trier", true)]] {
+        let (_, warnings) = city(2, json!(several)).await;
+        assert!(warnings.contains("which of several `addresses` is the default is not said"), "{warnings}");
+    }
+    assert_eq!(app.puts().len(), puts, "no guess");
+}
+
+#[tokio::test]
+async fn an_id_among_shopifys_metafields_is_no_silent_fallback() {
+    let file = "[[source]]\nname = 'shopify'\nkind = 'shopify'\nflexportal_id_field = 'fp_id'";
+    let app = App::start_with(&[], file).await;
+    let metafields = json!({"metafields": [{"key": "fp_id", "value": "cus_9"}]});
+    let event = app.sync(shopify(1, 0, &metafields)).await;
+    assert_eq!(event.warnings, ["`fp_id` is not at the top of the body, and `metafields` are not read"]);
+    assert_eq!(app.sync(shopify(1, 1, &json!({"fp_id": "cus_9"}))).await.flexportal_id.as_deref(), Some("cus_9"));
+}
 
 #[tokio::test]
 async fn what_was_mended_in_the_shop_closes_the_failed_event() {

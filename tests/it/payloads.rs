@@ -22,6 +22,7 @@ fn shop(kind: ShopKind) -> Shop {
     };
     Shop::new(Source {
         shop: vec![],
+        roles: vec![],
         name: SourceName::parse(kind.as_str()).expect("a name"),
         kind,
         secrets: secrets.iter().map(|secret| SecretString::from(*secret)).collect(),
@@ -39,9 +40,9 @@ fn understood(shop: &Shop, headers: &HeaderMap, body: &[u8]) -> serde_json::Valu
         Ok(verified) => verified,
         Err(rejection) => return json!({"unverified": rejection.to_string()}),
     };
-    let delivery = match shop.receive(&verified) {
+    let delivery = match shop.receive(&verified, usize::MAX) {
         Ok(Received::Delivery(delivery)) => delivery,
-        Ok(Received::Ignored(why)) => return json!({"ignored": why}),
+        Ok(Received::Ignored(ignored)) => return json!({"ignored": ignored.reason}),
         Err(rejection) => return json!({"rejected": rejection.to_string()}),
     };
     let mut shown = json!({

@@ -377,6 +377,9 @@ async fn a_link_that_is_given_sets_back_what_was_given_up_as_unmatched() {
     let links = [link("c-1", "cus_1"), link("shop-2", "cus_3")];
     let imported = app.outbox.import_links(&links, DoneBy::Api).await.expect("the database");
     assert_eq!((imported.imported, imported.woken), (2, 1));
+    assert_eq!([app.event(event).await.status, app.event(waits).await.status], ["pending", "pending"]);
+    let state = "select count(*) from customer_sync_state where shop_customer_id = 'c-1' and state = 'waiting'";
+    assert_eq!(app.count(state).await, 1, "not unmatched, until FlexPortal has answered");
     // A person's functions go by the database's clock, which is ahead of that of the test.
     app.db.execute("update waiting_customers set due_at = '2026-11-23T10:00Z'").await;
     app.drain().await;
