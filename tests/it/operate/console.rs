@@ -157,6 +157,27 @@ async fn a_source_that_fell_silent_is_told_and_a_long_story_says_that_it_has_a_b
 }
 
 #[tokio::test]
+async fn another_shops_webhooks_and_what_is_worth_knowing_are_on_the_first_page() {
+    let app = app().await;
+    app.sync(shopify(1, 0, &json!({"phone": "1"}))).await;
+    app.deliver(shopify(1, 1, &json!({"phone": "2"})).of_shop(Some("staging.<b>shop</b>.example"))).await;
+    app.db
+        .execute(
+            "insert into notices (kind, subject, count, first_at, last_at, detail)
+             values ('owner_without_rights', 'woocommerce', 3, '2026-11-23T09:00Z', '2026-11-23T09:59Z', 'give it to an <i>administrator</i>')",
+        )
+        .await;
+    let Some(browser) = Browser::signed_in(&app, Window::DESK, "").await else { return };
+    browser.says("verdict", "Needs a person").await;
+    browser.says("verdict", "of staging.<b>shop</b>.example is held").await;
+    browser.says("verdict", "flexportal-sync sources ignore shopify").await;
+    browser.says("notices", "woocommerce: give it to an <i>administrator</i>").await;
+    browser.says("notices", "3 times").await;
+    browser.is_content(&app).await;
+    browser.close().await;
+}
+
+#[tokio::test]
 async fn more_than_one_request_takes_on_is_discarded_to_the_last_with_a_reason() {
     let app = app().await;
     app.db
