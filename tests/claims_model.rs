@@ -15,7 +15,9 @@
 //! | [`State::acknowledged`] | `customer_links.acknowledged`, as a whole instead of field by field |
 //!
 //! A tick is five seconds, a little more at the longest `FLEXPORTAL_TIMEOUT`. To look at the lease and to send are one
-//! step, so [`UNDER_WAY`] counts from the look: `Client::longest_under_way`. Retry delays and the budget are left out,
+//! step, so [`UNDER_WAY`] counts from the look: `Client::longest_under_way`. The lease goes by Postgres' clock, which may be
+//! set forward or back ([`Action::StepForward`], `src/outbox/targets.rs`; [`Action::StepBack`], `src/outbox/clamp.rs`); each
+//! worker measures time for itself, whatever its clock shows. Retry delays and the budget are left out,
 //! since they only make requests later; so are answers other than success.
 //!
 //! Each [`Flaw`] breaks the protocol in one place, and the checker has to find the harm that it does.
@@ -36,6 +38,8 @@ const ARRIVALS: u8 = 3;
 const VALUES: [char; 4] = ['-', 'a', 'b', 'a'];
 /// How many things go wrong in one run.
 const TROUBLES: u8 = 3;
+/// By how many ticks Postgres' clock may be set: a part of a lease. (More than all of it finds nothing either.)
+const STEPS: [u8; 1] = [2];
 
 const NEVER_BACK: &str = "FlexPortal never goes back to an older version";
 const OWNERS_WRITE: &str = "whoever writes a result owns the claim";
@@ -55,6 +59,8 @@ enum Flaw {
     IgnoresRevision,
     /// After a timeout what FlexPortal acknowledged before is still believed.
     ForgetsDoubt,
+    /// After Postgres' clock was set forward requests go out at once, though leases ended early.
+    GoesOnAfterStep,
     /// Whoever takes over from a dead worker believes what was acknowledged before.
     TrustingTakeover,
 }
@@ -117,6 +123,8 @@ struct State {
     requests: Vec<Request>,
     workers: [Worker; 2],
     troubles_left: u8,
+    /// Ticks until a request may be sent again, after Postgres' clock was set forward.
+    hold: u8,
     went_back: bool,
     wrote_without_claim: bool,
 }
@@ -137,6 +145,10 @@ enum Action {
     GiveUp(usize),
     Record(usize),
     Crash(usize),
+    /// Postgres' clock is set forward by so many ticks.
+    StepForward(u8),
+    /// Postgres' clock is set back by so many ticks.
+    StepBack(u8),
 }
 
 /// The protocol, whole or with a flaw.
@@ -163,7 +175,7 @@ impl Protocol {
             Step::Idle => state.row.as_ref().is_some_and(|row| row.ticks_left == 0).then_some(Action::Claim(number)),
             Step::Claimed => Some(Action::Read(number)),
             Step::Ready if worker.ticks_left < self.needed() => Some(Action::Renew(number)),
-            Step::Ready => Some(Action::Send(number)),
+            Step::Ready => (state.hold == 0).then_some(Action::Send(number)),
             // To give up a request that could still be answered is a trouble, after a lost answer it is not.
             Step::Waiting => {
                 let is_answerable = state.requests.iter().any(|request| request.sender == Some(number));
@@ -191,6 +203,10 @@ impl Model for Protocol {
             if state.is_busy(number) && state.troubles_left > 0 {
                 actions.push(Action::Crash(number));
             }
+        }
+        if state.troubles_left > 0 && state.row.as_ref().is_some_and(|row| row.ticks_left > 0) {
+            actions.extend(STEPS.map(Action::StepForward));
+            actions.extend(STEPS.map(Action::StepBack));
         }
         for (number, request) in state.requests.iter().enumerate() {
             if request.sender.is_some() {
@@ -229,6 +245,17 @@ impl Model for Protocol {
                 state.forsake_request(number);
                 state.troubles_left -= 1;
                 state.workers[number] = Worker::default();
+            }
+            Action::StepForward(ticks) => {
+                state.troubles_left -= 1;
+                state.step_forward(ticks);
+                if self.has(Flaw::GoesOnAfterStep) {
+                    state.hold = 0;
+                }
+            }
+            Action::StepBack(ticks) => {
+                state.troubles_left -= 1;
+                state.step_back(ticks, self.lease());
             }
         }
         Some(state)
@@ -303,15 +330,34 @@ impl State {
         }
         later.requests.retain(|request| request.ticks_left > 0);
         for worker in &mut later.workers {
-            troubles += u8::from(worker.ticks_left == needed && matches!(worker.step, Step::Claimed | Step::Ready));
+            let is_slow = self.hold == 0 && matches!(worker.step, Step::Claimed | Step::Ready);
+            troubles += u8::from(worker.ticks_left == needed && is_slow);
             worker.ticks_left = worker.ticks_left.saturating_sub(1);
         }
         if let Some(row) = &mut later.row {
-            troubles += u8::from(row.ticks_left == 1 && row.owner.is_some_and(|owner| self.is_busy(owner)));
+            let is_slow = self.hold == 0 && row.owner.is_some_and(|owner| self.is_busy(owner));
+            troubles += u8::from(row.ticks_left == 1 && is_slow);
             row.ticks_left = row.ticks_left.saturating_sub(1);
         }
+        later.hold = later.hold.saturating_sub(1);
         later.troubles_left = later.troubles_left.checked_sub(troubles)?;
         Some(later)
+    }
+
+    /// Leases end so much earlier, and requests wait for as long as a lease lasts, or as the step if it is longer: by then
+    /// those that were under way have arrived, and whoever held a claim has to renew it.
+    fn step_forward(&mut self, ticks: u8) {
+        if let Some(row) = &mut self.row {
+            row.ticks_left = row.ticks_left.saturating_sub(ticks);
+        }
+        self.hold = self.hold.max(ticks).max(LEASE);
+    }
+
+    /// Leases last longer, and no longer than one can.
+    fn step_back(&mut self, ticks: u8, lease: u8) {
+        if let Some(row) = &mut self.row {
+            row.ticks_left = row.ticks_left.saturating_add(ticks).min(lease.max(row.ticks_left));
+        }
     }
 
     fn claim(&mut self, number: usize, lease: u8) {
@@ -418,6 +464,11 @@ fn with_a_lease_shorter_than_a_request_two_requests_overtake_each_other() {
 #[test]
 fn a_claim_given_back_after_a_timeout_lets_two_requests_overtake_each_other() {
     assert_harm(Flaw::GivesBackInDoubt, &[ONE_AT_A_TIME, NEVER_BACK]);
+}
+
+#[test]
+fn without_a_hold_after_a_step_of_postgres_clock_two_requests_overtake_each_other() {
+    assert_harm(Flaw::GoesOnAfterStep, &[ONE_AT_A_TIME, NEVER_BACK]);
 }
 
 #[test]
