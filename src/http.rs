@@ -20,7 +20,7 @@ mod listen;
 mod metrics;
 mod problem;
 
-pub use listen::serve;
+pub use listen::{Leaving, serve};
 pub use metrics::Standing;
 pub use problem::Problem;
 
@@ -42,6 +42,8 @@ pub struct AppState {
     pub max_body_bytes: usize,
     /// Room for bodies that are being read, in bytes: nobody has shown yet that they may take any.
     pub reading: Arc<Semaphore>,
+    /// Whether the process is on its way out.
+    pub leaving: Leaving,
 }
 
 /// Once a delivery has been read. Shopify gives up after 5 s; a slower commit is answered before, and sent again.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState};
 use crate::config::{Config, Source};
 use crate::domain::{Clock, Dice};
-use crate::http::{self, AppState, Standing};
+use crate::http::{self, AppState, Leaving, Standing};
 use crate::inspect::Previewer;
 use crate::metrics::Metrics;
 use crate::outbox::{Committer, KnownTarget, Outbox, StoreError, Wake, timely};
@@ -56,7 +56,7 @@ const INTAKE_CONNECTIONS: u32 = 2;
 const ADMIN_CONNECTIONS: u32 = 3;
 /// The same for scrapes of metrics: one may still be at a question that took too long.
 const SCRAPE_CONNECTIONS: u32 = 2;
-/// Answers that are under way at SIGTERM get this long; the worker has its own limit.
+/// Answers that are under way when the listener stops get this long; the worker, before, has its own limit.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// Orchestrators kill after 30 s.
 const LEAVE_WITHIN: Duration = Duration::from_secs(28);
@@ -94,8 +94,10 @@ pub struct Service {
 pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
-    shutdown: CancellationToken,
-    parts: Vec<JoinHandle<()>>,
+    leaving: Leaving,
+    serving: JoinHandle<()>,
+    /// Those that let go before the listener stops.
+    working: Vec<JoinHandle<()>>,
 }
 
 impl Service {
@@ -212,7 +214,7 @@ impl Service {
         prepare: Prepare,
     ) -> anyhow::Result<(Running, JoinHandle<anyhow::Result<()>>)> {
         let addr = listener.local_addr().context("the listener has no address")?;
-        let shutdown = CancellationToken::new();
+        let leaving = Leaving::default();
         let wake = self.wake.clone();
         let (intake, metrics) = (self.intake.clone(), self.metrics.clone());
         let committer = self.role.takes_webhooks().then(|| Committer::start(intake, metrics, move || wake.wake()));
@@ -225,15 +227,14 @@ impl Service {
             clock: self.clock.clone(),
             max_body_bytes: self.max_body_bytes,
             reading: Arc::new(Semaphore::new(http::MAX_READING_BYTES)),
+            leaving: leaving.clone(),
         };
-        let mut parts = vec![tokio::spawn(http::serve(
-            listener,
-            http::app(state, self.admin.clone().unwrap_or_default()),
-            shutdown.clone(),
-        ))];
+        let app = http::app(state, self.admin.clone().unwrap_or_default());
+        let serving = tokio::spawn(http::serve(listener, app, leaving.clone()));
+        let mut working = vec![];
         let prepared = CancellationToken::new();
         let once_prepared = |part: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
-            let (prepared, shutdown) = (prepared.clone(), shutdown.clone());
+            let (prepared, shutdown) = (prepared.clone(), leaving.asked.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     () = prepared.cancelled() => part.await,
@@ -242,9 +243,9 @@ impl Service {
             })
         };
         if let Some(worker) = self.worker.clone() {
-            parts.push(once_prepared(Box::pin(worker.run(shutdown.clone()))));
+            working.push(once_prepared(Box::pin(worker.run(leaving.asked.clone()))));
             let upkeep = Upkeep::new(self.outbox.clone(), self.retention);
-            parts.push(once_prepared(Box::pin(upkeep.run(shutdown.clone()))));
+            working.push(once_prepared(Box::pin(upkeep.run(leaving.asked.clone()))));
         }
         parts.push(once_prepared(Box::pin(keep_notices(self.outbox.clone(), shutdown.clone()))));
         let preparing = tokio::spawn(async move {
@@ -258,7 +259,7 @@ impl Service {
             }
             result
         });
-        Ok((Running { addr, shutdown, parts }, preparing))
+        Ok((Running { addr, leaving, serving, working }, preparing))
     }
 }
 
@@ -289,22 +290,22 @@ pub enum Prepare {
 impl Running {
     /// Resolves if intake or worker ends without being told to: by a panic.
     pub async fn a_part_ended(&mut self) {
-        let (_, ended, _) = futures_util::future::select_all(&mut self.parts).await;
-        // Awaiting a handle that has ended once more would panic.
-        self.parts.remove(ended);
+        let _ = futures_util::future::select_all(std::iter::once(&mut self.serving).chain(&mut self.working)).await;
     }
 
-    /// Stops taking in and claiming, and finishes what is under way.
-    pub async fn stop(mut self) {
-        self.shutdown.cancel();
-        let mut parts = std::mem::take(&mut self.parts).into_iter();
-        if let Some(serving) = parts.next()
-            && tokio::time::timeout(LAST_ANSWERS_WITHIN, serving).await.is_err()
-        {
-            tracing::warn!("some connections were still open");
+    /// Stops claiming, finishes what is under way, and takes in until then: nothing else may listen here for a while.
+    pub async fn stop(self) {
+        self.leaving.asked.cancel();
+        for part in self.working {
+            // Awaiting one that was seen to end would panic.
+            if !part.is_finished() {
+                let _ = part.await;
+            }
         }
-        for part in parts {
-            let _ = part.await;
+        tracing::info!("all customers are let go: whoever connects now is not heard any more");
+        self.leaving.last_call.cancel();
+        if !self.serving.is_finished() && tokio::time::timeout(LAST_ANSWERS_WITHIN, self.serving).await.is_err() {
+            tracing::warn!("some connections were still open");
         }
     }
 }

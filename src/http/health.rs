@@ -1,4 +1,4 @@
-//! Probes: `/healthz` while the process lives, `/readyz` while intake can store.
+//! Probes: `/healthz` while the process lives, `/readyz` while intake can store and the process is to stay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,9 @@ pub(super) async fn alive() -> &'static str {
 
 pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
     let problem = |why: String| Problem::unavailable(why, RETRY_AFTER_SECONDS).response();
+    if state.leaving.asked.is_cancelled() {
+        return problem("this process is leaving: it stores what still comes, but send to another one".to_owned());
+    }
     if state.committer.as_ref().is_some_and(|committer| !committer.has_room()) {
         return problem("too many deliveries are waiting to be stored".to_owned());
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use flexportal_sync::fake_flexportal::{Behaviour, Failure};
 use serde_json::json;
 
-use super::{ALL_SYNCED, Scene, change, wait_for_requests};
-use crate::support::shop::shopify;
-use crate::support::wait_until;
+use super::{ALL_SYNCED, Scene, change, phone_of, wait_for_requests};
+use crate::support::shop::{GENERIC_SECRET, shopify};
+use crate::support::{Process, wait_until};
 
 /// Orchestrators kill then.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
@@ -89,6 +89,65 @@ async fn at_sigterm_a_webhook_under_way_is_stored_and_answered() {
 
     let _process = scene.start().await;
     scene.ends_with(1).await;
+}
+
+#[tokio::test]
+async fn at_sigterm_intake_goes_on_until_the_worker_has_let_go() {
+    let scene = Scene::new().await;
+    let process = scene.start().await;
+    scene.fake.set_behaviour(Behaviour { latency_ms: 3000, ..Behaviour::default() });
+    assert_eq!(process.deliver(change(1, 1)).await.word(), "accepted");
+    wait_for_requests(&scene.fake, 1).await;
+    process.terminate();
+    process.logs("leaving: finishing what is under way").await;
+
+    let ready = process.get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body["detail"].as_str().is_some_and(|why| why.contains("leaving")), "{ready:?}");
+    assert_eq!(process.get("/healthz").await.status, 200);
+    let delivered = process.deliver(change(2, 2)).await;
+    assert_eq!(delivered.word(), "accepted");
+    assert_eq!(delivered.headers["connection"], "close", "the next one finds another process, if there is one");
+    assert!(scene.fake.requests()[0].ended_at.is_none(), "the worker has not let go yet");
+    assert!(process.leaves().await.success());
+
+    assert_eq!(scene.fake.requests().len(), 1, "nothing was begun for it any more");
+    scene.fake.set_behaviour(Behaviour::default());
+    let _process = scene.start().await;
+    wait_until(&scene.db.pool, ALL_SYNCED).await;
+    assert_eq!((phone_of(&scene.fake, 1), phone_of(&scene.fake, 2)), (Some(1), Some(2)));
+}
+
+#[tokio::test]
+async fn whoever_connected_before_the_listener_stopped_is_served() {
+    let scene = Scene::new().await;
+    let secret = [("GENERIC_WEBHOOK_SECRET", GENERIC_SECRET)];
+    let process = Process::start_as(&["--role", "intake"], &scene.db.url, &scene.fake, &secret).await;
+    let mut lines = vec![];
+    for _ in 0..20 {
+        lines.push(process.intake.connect().await);
+    }
+    // Answered, so those before it were accepted, too.
+    assert_eq!(process.deliver(change(1, 1)).await.word(), "accepted");
+    process.freeze();
+    for _ in 0..20 {
+        lines.push(process.intake.connect().await);
+    }
+    for (n, line) in lines.iter_mut().enumerate() {
+        line.send(change(1, 2 + u32::try_from(n).expect("few"))).await;
+    }
+    process.terminate();
+    process.thaw();
+    let mut answers = vec![];
+    for line in &mut lines {
+        answers.push(line.read_to_end().await);
+    }
+    let asked_at = Instant::now();
+    assert!(process.leaves().await.success());
+    assert!(asked_at.elapsed() < Duration::from_secs(5), "{:?}: it has nothing else to do", asked_at.elapsed());
+    let unserved: Vec<_> = answers.iter().filter(|answer| !answer.starts_with("HTTP/1.1 200")).collect();
+    assert!(unserved.is_empty(), "{unserved:?}");
+    assert_eq!(scene.db.count("select count(*) from outbox_events").await, 41);
 }
 
 #[tokio::test]

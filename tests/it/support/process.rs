@@ -10,6 +10,8 @@ use flexportal_sync::fake_flexportal::FakeFlexportal;
 use reqwest::header::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::app::{Answer, answer};
@@ -99,17 +101,13 @@ impl Process {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        answer(self.intake.client.get(self.url(path))).await.expect("an answer")
+        self.intake.get(path).await
     }
 
     /// Sends exactly these bytes.
     pub async fn post(&self, source: &str, headers: HeaderMap, body: impl Into<reqwest::Body>) -> Answer {
-        let url = self.url(&format!("/webhooks/{source}"));
+        let url = self.intake.url(&format!("/webhooks/{source}"));
         answer(self.intake.client.post(url).headers(headers).body(body)).await.expect("an answer")
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.intake.addr)
     }
 
     /// The lines of its log so far.
@@ -172,9 +170,21 @@ impl Drop for Process {
 }
 
 impl Intake {
+    pub async fn connect(&self) -> Line {
+        Line(TcpStream::connect(&self.addr).await.expect("a connection"))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        answer(self.client.get(self.url(path))).await.expect("an answer")
+    }
+
     /// Sends a webhook; `None` if there was no answer.
     pub async fn try_deliver(&self, webhook: Webhook) -> Option<Answer> {
-        let url = format!("http://{}/webhooks/{}", self.addr, webhook.source());
+        let url = self.url(&format!("/webhooks/{}", webhook.source()));
         let headers = webhook.signed_at(Clock::System.now());
         answer(self.client.post(url).headers(headers).body(webhook.body)).await.ok()
     }
@@ -192,6 +202,29 @@ impl Intake {
             }
         };
         in_time("a delivery stored", sending).await
+    }
+}
+
+/// A connection, and what is sent on it byte by byte.
+pub struct Line(TcpStream);
+
+impl Line {
+    /// Sends a webhook, and does not wait for the answer.
+    pub async fn send(&mut self, webhook: Webhook) {
+        let headers = webhook.signed_at(Clock::System.now());
+        let headers = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().expect("text")));
+        let (source, length) = (webhook.source(), webhook.body.len());
+        let head = format!("POST /webhooks/{source} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n");
+        let request = [(head + &headers.collect::<String>() + "\r\n").into_bytes(), webhook.body].concat();
+        self.0.write_all(&request).await.expect("sent");
+    }
+
+    /// All that comes back until the other side hangs up; empty if that is all it does.
+    pub async fn read_to_end(&mut self) -> String {
+        let mut answer = vec![];
+        // Cut off or closed: what counts is what came before.
+        let _ = in_time("an answer and its end", self.0.read_to_end(&mut answer)).await;
+        String::from_utf8_lossy(&answer).into_owned()
     }
 }
 
