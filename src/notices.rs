@@ -28,12 +28,14 @@ pub enum NoticeKind {
     OwnerWithoutRights,
     /// Webhooks of users whose role is none of a customer's.
     RoleIgnored,
+    /// Postgres' clock and a process's differ by much: one of them is wrong.
+    ClocksDiffer,
 }
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::QueueRowLocked, Self::OtherShopIgnored, Self::OwnerWithoutRights, Self::RoleIgnored];
+    pub const ALL: [Self; 5] =
+        [Self::QueueRowLocked, Self::OtherShopIgnored, Self::OwnerWithoutRights, Self::RoleIgnored, Self::ClocksDiffer];
 
     /// The word as it is stored and counted.
     #[must_use]
@@ -43,6 +45,7 @@ impl NoticeKind {
             Self::OtherShopIgnored => "other_shop_ignored",
             Self::OwnerWithoutRights => "owner_without_rights",
             Self::RoleIgnored => "role_ignored",
+            Self::ClocksDiffer => "clocks_differ",
         }
     }
 }

@@ -12,7 +12,7 @@
 //! is `pending`, or `in_flight` while its customer is claimed; people read all of it as `outbox_events`.
 //!
 //! Everything that replicas must agree on is decided by Postgres' clock. Statements take `$n::timestamptz` in
-//! its place, which is null but in tests that move time by hand.
+//! its place, which is null but in tests that move time by hand. The process's own clock is out of reach here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -25,7 +25,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 
 use crate::config::Target;
-use crate::domain::{Clock, TargetName, Tenant};
+use crate::domain::{Clock, PgClock, PgInstant, TargetName, Tenant};
 use crate::notices::Notices;
 
 mod activity;
@@ -187,7 +187,7 @@ pub struct Outbox {
     pool: PgPool,
     warm: warm::Warm,
     options: Arc<PgConnectOptions>,
-    clock: Clock,
+    clock: PgClock,
     notices: Notices,
     /// Of the targets that this process syncs to.
     tenants: Arc<BTreeMap<TargetName, Tenant>>,
@@ -249,7 +249,7 @@ impl Outbox {
             warm: warm::Warm::of(pool.clone()),
             pool,
             options: Arc::new(options),
-            clock,
+            clock: clock.into(),
             notices: Notices::default(),
             tenants: Arc::default(),
             hash_key: Arc::default(),
@@ -271,10 +271,18 @@ impl Outbox {
         self.tenants.get(target).cloned().unwrap_or_default()
     }
 
-    /// The clock that this outbox tells Postgres to go by.
-    #[must_use]
-    pub fn clock(&self) -> &Clock {
-        &self.clock
+    /// What time it is, by Postgres' clock.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn now(&self) -> Result<PgInstant, StoreError> {
+        let now = sqlx::query_scalar!(
+            r#"select coalesce($1::timestamptz, clock_timestamp()) as "now!: PgInstant""#,
+            self.clock.for_postgres() as _,
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(now)
     }
 
     /// Applies the migrations that are missing; several processes may do so at once.

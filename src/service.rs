@@ -98,6 +98,9 @@ pub struct Running {
     serving: JoinHandle<()>,
     /// Those that let go before the listener stops.
     working: Vec<JoinHandle<()>>,
+    /// Nothing more can be noticed.
+    served: CancellationToken,
+    noting: JoinHandle<()>,
 }
 
 impl Service {
@@ -145,7 +148,7 @@ impl Service {
             worker,
             wake,
             metrics,
-            standing: Standing::new(scraped),
+            standing: Standing::new(scraped, clock.clone()),
             clock,
             max_body_bytes: config.max_body_bytes,
             retention: config.retention,
@@ -244,10 +247,11 @@ impl Service {
         };
         if let Some(worker) = self.worker.clone() {
             working.push(once_prepared(Box::pin(worker.run(leaving.asked.clone()))));
-            let upkeep = Upkeep::new(self.outbox.clone(), self.retention);
+            let upkeep = Upkeep::new(self.outbox.clone(), self.retention, self.clock.clone());
             working.push(once_prepared(Box::pin(upkeep.run(leaving.asked.clone()))));
         }
-        parts.push(once_prepared(Box::pin(keep_notices(self.outbox.clone(), shutdown.clone()))));
+        let served = CancellationToken::new();
+        let noting = once_prepared(Box::pin(keep_notices(self.outbox.clone(), served.clone())));
         let preparing = tokio::spawn(async move {
             let result = match prepare {
                 Prepare::Migrate => self.prepare_database(true).await,
@@ -259,7 +263,7 @@ impl Service {
             }
             result
         });
-        Ok((Running { addr, leaving, serving, working }, preparing))
+        Ok((Running { addr, leaving, serving, working, served, noting }, preparing))
     }
 }
 
@@ -290,23 +294,30 @@ pub enum Prepare {
 impl Running {
     /// Resolves if intake or worker ends without being told to: by a panic.
     pub async fn a_part_ended(&mut self) {
-        let _ = futures_util::future::select_all(std::iter::once(&mut self.serving).chain(&mut self.working)).await;
+        let parts = [&mut self.serving, &mut self.noting].into_iter().chain(&mut self.working);
+        let _ = futures_util::future::select_all(parts).await;
     }
 
     /// Stops claiming, finishes what is under way, and takes in until then: nothing else may listen here for a while.
     pub async fn stop(self) {
         self.leaving.asked.cancel();
         for part in self.working {
-            // Awaiting one that was seen to end would panic.
-            if !part.is_finished() {
-                let _ = part.await;
-            }
+            ended(part).await;
         }
         tracing::info!("all customers are let go: whoever connects now is not heard any more");
         self.leaving.last_call.cancel();
-        if !self.serving.is_finished() && tokio::time::timeout(LAST_ANSWERS_WITHIN, self.serving).await.is_err() {
+        if tokio::time::timeout(LAST_ANSWERS_WITHIN, ended(self.serving)).await.is_err() {
             tracing::warn!("some connections were still open");
         }
+        self.served.cancel();
+        ended(self.noting).await;
+    }
+}
+
+/// Waits until a part has ended, however it does; awaiting one that was seen to end would panic.
+async fn ended(part: JoinHandle<()>) {
+    if !part.is_finished() {
+        let _ = part.await;
     }
 }
 

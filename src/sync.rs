@@ -8,12 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use crate::config::Identity;
 use crate::domain::{
-    Acknowledged, CustomerEvent, Dice, EventId, Field, FlexportalCustomerId, OrderKey, RetryPolicy, ShopCustomerId,
-    SourceName,
+    Acknowledged, CustomerEvent, Dice, EventId, Field, FlexportalCustomerId, Moment, OrderKey, PgInstant, RetryPolicy,
+    ShopCustomerId, SourceName,
 };
 use crate::flexportal::{Api, Exchange, FlexportalError, Updated};
 use crate::outbox::{
@@ -160,7 +158,7 @@ pub(crate) async fn sync_customer(
         requests.trace(head, &known.waiting);
         let tried = known.waiting.iter().find(|event| event.id == head);
         let attempts = tried.map_or(0, |event| event.attempts);
-        let failures = tried.map(|event| failures(&rules.retry, event, known.read_at)).unwrap_or_default();
+        let failures = tried.map(|event| failures(&rules.retry, event, known.moment.read_at())).unwrap_or_default();
         let mut steps = Steps {
             rules,
             requests,
@@ -179,6 +177,7 @@ pub(crate) async fn sync_customer(
             head,
             number: attempts + 1,
             failures,
+            moment: known.moment,
             missing_to_try,
             found: None,
         };
@@ -207,8 +206,7 @@ pub(crate) async fn sync_customer(
         folded: &folded,
         translated: &translated,
         is_takeover: claimed.is_takeover(),
-        read_at: known.read_at,
-        now: requests.now(),
+        moment: known.moment,
     };
     Ok(closing.settlement(end, unreadable, overtaken, acknowledged, std::mem::take(record)))
 }
@@ -251,7 +249,7 @@ fn missing_to_try(known: &Known) -> Option<&FlexportalCustomerId> {
     let link = known.link.as_ref()?;
     let tried_at = link.missing_tried_at?;
     let is_told_since = known.waiting.iter().any(|event| !event.is_unmatched);
-    let is_long_ago = (known.read_at - tried_at).to_std().unwrap_or_default() >= MISSING_TRIED_EVERY;
+    let is_long_ago = known.moment.read_at().since(tried_at) >= MISSING_TRIED_EVERY;
     link.flexportal_id.as_ref().filter(|_| is_told_since || is_long_ago)
 }
 
@@ -283,10 +281,10 @@ fn known_id(
 
 /// The failed attempts of an event since it began anew, if one fails now; `read_at` and the last attempt are instants of the
 /// same clock.
-fn failures(policy: &RetryPolicy, event: &WaitingEvent, read_at: DateTime<Utc>) -> Failures {
+fn failures(policy: &RetryPolicy, event: &WaitingEvent, read_at: PgInstant) -> Failures {
     let attempts = (event.attempts + 1).saturating_sub(event.forgiven_attempts);
     let lasting = match event.failing {
-        Some((before, at)) if attempts > 1 => policy.lasting(before, (read_at - at).to_std().unwrap_or_default()),
+        Some((before, at)) if attempts > 1 => policy.lasting(before, read_at.since(at)),
         _ => Duration::ZERO,
     };
     Failures { attempts, lasting }
@@ -335,6 +333,7 @@ struct Steps<'a, 'r, Q: Queue, A> {
     number: u32,
     /// Its failed attempts, were this one of them.
     failures: Failures,
+    moment: Moment,
     /// See [`missing_to_try`].
     missing_to_try: Option<&'a FlexportalCustomerId>,
     /// Whom the lookup found.
@@ -395,7 +394,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
                 return Ok(Step::Reconsidered { who, word });
             }
         }
-        if is_acknowledged(self.translated, self.acknowledged, self.requests.now()) {
+        if is_acknowledged(self.translated, self.acknowledged, self.moment.now()) {
             return Ok(Step::End(End::Unchanged { who: Some(who) }));
         }
         let exchange = self.requests.update_customer(self.head, &self.translated.for_customer(&who.id)).await?;
@@ -527,7 +526,7 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
             event: self.head,
             attempt: self.number,
             operation: exchange.operation,
-            started_at: exchange.started_at,
+            started: exchange.started,
             duration: exchange.duration,
             request_body: exchange.request_body,
             http_status: exchange.http_status,
@@ -551,11 +550,11 @@ impl<Q: Queue, A: Api> Steps<'_, '_, Q, A> {
 }
 
 /// Whether FlexPortal acknowledged every value of the body within the last day.
-fn is_acknowledged(translated: &Translated<'_>, acknowledged: &Acknowledged, now: DateTime<Utc>) -> bool {
+fn is_acknowledged(translated: &Translated<'_>, acknowledged: &Acknowledged, now: PgInstant) -> bool {
     translated.sent.iter().all(|(field, hash)| {
         acknowledged.0.get(field).is_some_and(|settled| {
             settled.hash.as_ref() == Some(hash)
-                && settled.acked.is_some_and(|acked| (now - acked).to_std().unwrap_or_default() < ACKNOWLEDGED_FOR)
+                && settled.acked.is_some_and(|acked| now.since(acked) < ACKNOWLEDGED_FOR)
         })
     })
 }
@@ -600,9 +599,9 @@ mod tests {
             id: EventId(uuid::Uuid::from_u128(n)),
             topic: "customer.updated".to_owned(),
             payload: n.to_string(),
-            occurred_at: DateTime::UNIX_EPOCH,
+            occurred_at: chrono::DateTime::UNIX_EPOCH,
             triggered_at: None,
-            received_at: DateTime::UNIX_EPOCH,
+            received_at: chrono::DateTime::UNIX_EPOCH,
             is_unmatched: false,
             attempts: 0,
             forgiven_attempts: 0,

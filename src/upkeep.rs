@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::ShopCustomerId;
+use crate::domain::{Clock, ShopCustomerId};
+use crate::notices::NoticeKind;
 use crate::outbox::{DoneBy, OfShop, Outbox, PrivacyRequest, StoreError};
 use crate::shops::Erasure;
 
@@ -13,6 +15,8 @@ use crate::shops::Erasure;
 const EVERY: Duration = Duration::from_secs(10);
 /// Between two looks for changes that were stored without a place in the queue.
 const QUEUES_EVERY: Duration = Duration::from_secs(1);
+/// While the process's clock and Postgres' differ by more, nothing is removed.
+const CLOCKS_AGREE_WITHIN: TimeDelta = TimeDelta::hours(1);
 /// Between two batches of removals, so that the live work always has the database in between.
 const BREATH: Duration = Duration::from_millis(200);
 
@@ -21,13 +25,14 @@ const BREATH: Duration = Duration::from_millis(200);
 pub struct Upkeep {
     outbox: Outbox,
     retention: Duration,
+    clock: Clock,
 }
 
 impl Upkeep {
-    /// `retention`: finished events older than this are removed.
+    /// `retention`: finished events older than this are removed, while the process's clock agrees with Postgres'.
     #[must_use]
-    pub fn new(outbox: Outbox, retention: Duration) -> Self {
-        Self { outbox, retention }
+    pub fn new(outbox: Outbox, retention: Duration, clock: Clock) -> Self {
+        Self { outbox, retention, clock }
     }
 
     /// Does what there is to do, every few seconds, until `shutdown`.
@@ -184,7 +189,19 @@ impl Upkeep {
     }
 
     async fn remove_finished(&self) -> Result<(), StoreError> {
-        let before = self.outbox.clock().now() - self.retention;
+        let now = self.outbox.now().await?;
+        let differ_by = (self.clock.now() - now.utc()).abs();
+        if differ_by > CLOCKS_AGREE_WITHIN {
+            // Which one is wrong nobody knows, and what is removed is gone.
+            let minutes = differ_by.num_minutes();
+            let detail = format!(
+                "this process's clock and Postgres' differ by {minutes} minutes: no finished event is removed until the \
+                 wrong one is set"
+            );
+            self.outbox.notices().note(NoticeKind::ClocksDiffer, "retention", detail);
+            return Ok(());
+        }
+        let before = now - self.retention;
         let mut begin = None;
         loop {
             let removed = self.outbox.remove_finished(before, begin).await?;

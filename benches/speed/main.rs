@@ -416,7 +416,7 @@ impl Bench<'_> {
     async fn remove(&self, events: usize) -> anyhow::Result<()> {
         let outbox = Outbox::new(&self.url, 1, Clock::System).map_err(anyhow::Error::msg)?;
         let (mut removed, mut begin) = (0, None);
-        let soon = Clock::System.now() + chrono::TimeDelta::minutes(1);
+        let soon = outbox.now().await? + Duration::from_mins(1);
         loop {
             let batch = outbox.remove_finished(soon, begin).await?;
             removed += batch.events;

@@ -53,7 +53,7 @@ pub(super) struct Events {
     )
 )]
 pub(super) async fn list(admin: Admin, Given(given): Given<Events>) -> Result<Json<Page<EventSummary>>, Problem> {
-    let now = admin.outbox.clock().now();
+    let now = admin.outbox.now().await?;
     let filter = EventFilter {
         source: named(given.source, "source", SourceName::parse)?,
         status: given.status,

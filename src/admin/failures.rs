@@ -52,7 +52,7 @@ pub(super) struct Failures {
     )
 )]
 pub(super) async fn list(admin: Admin, Given(given): Given<Failures>) -> Result<Json<Page<Failure>>, Problem> {
-    let now = admin.outbox.clock().now();
+    let now = admin.outbox.now().await?;
     let filter = FailureFilter {
         source: named(given.source, "source", SourceName::parse)?,
         code: given.code,
@@ -228,7 +228,7 @@ impl Selection {
             Remedy::Retry => outbox.takes_seconds(&events).await?,
             Remedy::Discard { .. } => None,
         };
-        let at = outbox.clock().now();
+        let at = outbox.now().await?.utc();
         let matched = events.len();
         let (mut looked_at, mut possible, mut results, mut broke_off) = (0, 0, Vec::new(), false);
         let began = Instant::now();
@@ -261,7 +261,7 @@ impl Selection {
 
     async fn events(self, outbox: &Outbox) -> Result<Vec<EventId>, Problem> {
         let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
-        let now = outbox.clock().now();
+        let now = outbox.now().await?;
         let filter = FailureFilter {
             source: named(self.source, "source", SourceName::parse)?,
             code: self.code,

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use crate::domain::PgInstant;
 use crate::http::Problem;
 
 /// The parameters after the question mark.
@@ -52,11 +53,8 @@ impl From<JsonRejection> for Problem {
 pub(super) struct Age(Duration);
 
 impl Age {
-    pub(super) fn before(self, now: DateTime<Utc>) -> DateTime<Utc> {
-        chrono::Duration::from_std(self.0)
-            .ok()
-            .and_then(|age| now.checked_sub_signed(age))
-            .unwrap_or(DateTime::UNIX_EPOCH)
+    pub(super) fn before(self, now: PgInstant) -> DateTime<Utc> {
+        (now - self.0).utc()
     }
 }
 

@@ -78,7 +78,7 @@ impl Events {
 impl List {
     async fn run(self, outbox: &Outbox) -> anyhow::Result<ExitCode> {
         show::check_source(outbox, self.source.as_ref()).await?;
-        let now = outbox.clock().now();
+        let now = outbox.now().await?;
         let filter = EventFilter {
             source: self.source,
             status: self.status,

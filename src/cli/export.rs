@@ -81,7 +81,7 @@ async fn print(
         "{{\n\"source\": {},\n\"shopCustomerId\": {},\n\"exportedAt\": {},\n\"state\": {},\n\"link\": {},\n\"acknowledged\": {},\n\"interventions\": {},\n\"events\": [",
         serde_json::to_string(source)?,
         serde_json::to_string(customer)?,
-        serde_json::to_string(&outbox.clock().now())?,
+        serde_json::to_string(&outbox.now().await?.utc())?,
         serde_json::to_string(&state)?,
         serde_json::to_string(&link)?,
         serde_json::to_string(&outbox.acknowledged_of(source, customer).await?)?,

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::filters::{Age, customer, event, source};
 use super::show::{self, Progress, Rows, plain, plain_or_none, span, table, time};
-use crate::domain::{EventId, ShopCustomerId, SourceName, counted};
+use crate::domain::{EventId, PgInstant, ShopCustomerId, SourceName, counted};
 use crate::inspect::MAX_REASON_CHARACTERS;
 use crate::outbox::{DoneBy, Failure, FailureFilter, FailureGroup, Intervention, Outbox, Remedy};
 
@@ -145,7 +144,7 @@ impl Failures {
 }
 
 impl Filter {
-    fn at(&self, now: DateTime<Utc>) -> FailureFilter {
+    fn at(&self, now: PgInstant) -> FailureFilter {
         FailureFilter {
             source: self.source.clone(),
             code: self.code.clone(),
@@ -158,7 +157,7 @@ impl Filter {
 }
 
 async fn list(outbox: &Outbox, filter: &Filter, limit: i64, json: bool) -> anyhow::Result<ExitCode> {
-    let page = outbox.failures(&filter.at(outbox.clock().now()), None, limit).await?;
+    let page = outbox.failures(&filter.at(outbox.now().await?), None, limit).await?;
     if json {
         show::json(&page.items)?;
     } else if page.items.is_empty() {
@@ -276,7 +275,7 @@ struct Report {
 impl Which {
     async fn carry_out(self, outbox: &Outbox, remedy: Remedy<'_>) -> anyhow::Result<ExitCode> {
         let events = if self.all {
-            outbox.failed_events(&self.filter.at(outbox.clock().now()), MAX_EVENTS).await?
+            outbox.failed_events(&self.filter.at(outbox.now().await?), MAX_EVENTS).await?
         } else {
             self.events.clone()
         };

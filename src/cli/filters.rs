@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::domain::{EventId, ShopCustomerId, SourceName};
+use crate::domain::{EventId, PgInstant, ShopCustomerId, SourceName};
 use chrono::{DateTime, Utc};
 
 /// How long ago, as people write it: `30m`, `7d`.
@@ -12,11 +12,8 @@ pub(super) struct Age(Duration);
 
 impl Age {
     /// The moment that lies so far back.
-    pub(super) fn before(self, now: DateTime<Utc>) -> DateTime<Utc> {
-        chrono::Duration::from_std(self.0)
-            .ok()
-            .and_then(|age| now.checked_sub_signed(age))
-            .unwrap_or(DateTime::UNIX_EPOCH)
+    pub(super) fn before(self, now: PgInstant) -> DateTime<Utc> {
+        (now - self.0).utc()
     }
 }
 

@@ -1,15 +1,18 @@
 //! Time and chance: the only file that asks the machine for either.
 
+use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
+use tokio::time::Instant;
 
 /// What time it is.
 ///
-/// Everything that several replicas must agree on (leases, due times, the budget) is decided by Postgres'
-/// clock; this one stamps arrivals and attempts. A manual clock, for tests, stands in for both.
+/// The process's clock may be wrong by any amount: it judges signatures, and nothing else. What several processes must
+/// agree on, and all that is stored, goes by Postgres' clock ([`PgInstant`]). A manual clock, for tests, stands in for both.
 #[derive(Debug, Clone)]
 pub enum Clock {
     /// The machine's.
@@ -47,12 +50,12 @@ impl Clock {
 
     /// What to tell Postgres the time is: nothing, so that its own clock counts, unless moved by hand.
     #[must_use]
-    pub fn for_postgres(&self) -> Option<DateTime<Utc>> {
+    pub fn for_postgres(&self) -> Option<PgInstant> {
         match self {
             Self::System => None,
-            Self::Manual(_) => Some(self.now()),
+            Self::Manual(_) => Some(PgInstant(self.now())),
             #[cfg(test)]
-            Self::Simulated { .. } => Some(self.now()),
+            Self::Simulated { .. } => Some(PgInstant(self.now())),
         }
     }
 
@@ -68,6 +71,96 @@ impl Clock {
         if let Self::Manual(micros) = self {
             micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
+    }
+}
+
+/// An instant by Postgres' clock, which all processes share: the only kind that is told to Postgres as the time, or that
+/// decides what they must agree on. It comes from Postgres, or from a clock that is moved by hand in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct PgInstant(DateTime<Utc>);
+
+impl PgInstant {
+    /// The instant, to be shown or kept.
+    #[must_use]
+    pub fn utc(self) -> DateTime<Utc> {
+        self.0
+    }
+
+    /// How long ago a stored instant is; nothing for one that lies ahead.
+    #[must_use]
+    pub fn since(self, stored: DateTime<Utc>) -> Duration {
+        (self.0 - stored).to_std().unwrap_or_default()
+    }
+}
+
+impl Add<Duration> for PgInstant {
+    type Output = Self;
+
+    fn add(self, wait: Duration) -> Self {
+        let wait = chrono::Duration::from_std(wait).ok();
+        Self(wait.and_then(|wait| self.0.checked_add_signed(wait)).unwrap_or(DateTime::<Utc>::MAX_UTC))
+    }
+}
+
+impl Sub<Duration> for PgInstant {
+    type Output = Self;
+
+    fn sub(self, age: Duration) -> Self {
+        let age = chrono::Duration::from_std(age).ok();
+        Self(age.and_then(|age| self.0.checked_sub_signed(age)).unwrap_or(DateTime::UNIX_EPOCH))
+    }
+}
+
+/// Postgres' clock, as the statements see it; nothing else of a [`Clock`] can be had from it.
+#[derive(Debug, Clone)]
+pub struct PgClock(Clock);
+
+impl From<Clock> for PgClock {
+    fn from(clock: Clock) -> Self {
+        Self(clock)
+    }
+}
+
+impl PgClock {
+    /// See [`Clock::for_postgres`].
+    #[must_use]
+    pub fn for_postgres(&self) -> Option<PgInstant> {
+        self.0.for_postgres()
+    }
+
+    /// How long ago that was; nothing if the clock is moved by hand, since it stands still meanwhile.
+    #[must_use]
+    pub fn elapsed(&self, since: Instant) -> Duration {
+        if matches!(self.0, Clock::Manual(_)) { Duration::ZERO } else { since.elapsed() }
+    }
+
+    /// Postgres' clock, read at `at`, not before `since`.
+    #[must_use]
+    pub fn moment(&self, at: PgInstant, since: Instant) -> Moment {
+        Moment { at, since: (!matches!(self.0, Clock::Manual(_))).then_some(since) }
+    }
+}
+
+/// Postgres' clock as it was read once, carried on by how long that is ago for this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    at: PgInstant,
+    /// A moment before; none where the clock is moved by hand.
+    since: Option<Instant>,
+}
+
+impl Moment {
+    /// When it was read.
+    #[must_use]
+    pub fn read_at(self) -> PgInstant {
+        self.at
+    }
+
+    /// What Postgres' clock shows by now.
+    #[must_use]
+    pub fn now(self) -> PgInstant {
+        self.at + self.since.map(|since| since.elapsed()).unwrap_or_default()
     }
 }
 
@@ -141,7 +234,7 @@ mod tests {
         let before = clock.now();
         clock.advance(std::time::Duration::from_mins(1));
         assert_eq!((clock.now() - before).num_seconds(), 60);
-        assert_eq!(clock.for_postgres(), Some(clock.now()));
+        assert_eq!(clock.for_postgres().map(PgInstant::utc), Some(clock.now()));
         assert_eq!(Clock::System.for_postgres(), None);
     }
 }

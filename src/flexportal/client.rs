@@ -1,13 +1,13 @@
 //! The requests: one at a time, in bounded time, of bounded size, redirects not followed.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use tokio::time::Instant;
 use url::Url;
 
 use super::error::{ErrorBody, shown};
@@ -65,7 +65,7 @@ pub struct Exchange<T> {
     /// Which request.
     pub operation: Operation,
     /// When it was sent.
-    pub started_at: DateTime<Utc>,
+    pub started: Instant,
     /// Until the answer was read or given up.
     pub duration: Duration,
     /// The body sent, as JSON.
@@ -83,7 +83,7 @@ impl<T> Exchange<T> {
     pub fn map<U>(self, outcome: impl FnOnce(Result<T, FlexportalError>) -> Result<U, FlexportalError>) -> Exchange<U> {
         Exchange {
             operation: self.operation,
-            started_at: self.started_at,
+            started: self.started,
             duration: self.duration,
             request_body: self.request_body,
             http_status: self.http_status,
@@ -231,16 +231,15 @@ impl Client {
         request_body: Option<String>,
         read: impl FnOnce(&[u8]) -> Option<Result<T, FlexportalError>>,
     ) -> Exchange<T> {
-        let started_at = self.clock.now();
-        let start = Instant::now();
+        let started = Instant::now();
         let answer = self.send(request).await;
-        let duration = start.elapsed();
+        let duration = started.elapsed();
         let (http_status, response_body) = match &answer {
             Ok(answer) => (Some(answer.status.as_u16()), Some(kept(&answer.body))),
             Err(_) => (None, None),
         };
         let outcome = answer.and_then(|answer| interpret(operation, &answer, read));
-        Exchange { operation, started_at, duration, request_body, http_status, response_body, outcome }
+        Exchange { operation, started, duration, request_body, http_status, response_body, outcome }
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Answer, FlexportalError> {

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 
 use super::AppState;
+use crate::domain::Clock;
 use crate::metrics;
 use crate::outbox::{FailureGroup, Outbox, Status, StoreError};
 
@@ -33,6 +34,7 @@ pub(super) async fn show(State(state): State<Arc<AppState>>) -> Response {
 #[derive(Debug, Clone)]
 pub struct Standing {
     outbox: Outbox,
+    clock: Clock,
     last: Arc<Mutex<Option<Found>>>,
 }
 
@@ -45,14 +47,14 @@ struct Found {
 impl Standing {
     /// As this outbox finds it: one of its own, so that the work does not wait for scrapes, nor a scrape for the work.
     #[must_use]
-    pub fn new(outbox: Outbox) -> Self {
-        Self { outbox, last: Arc::default() }
+    pub fn new(outbox: Outbox, clock: Clock) -> Self {
+        Self { outbox, clock, last: Arc::default() }
     }
 
     /// In Prometheus' text format. Who comes while somebody asks waits for that answer.
     async fn text(&self) -> String {
         let mut last = self.last.lock().await;
-        let now = self.outbox.clock().now();
+        let now = self.clock.now();
         if let Some(found) = &*last
             && (now - found.at).to_std().is_ok_and(|age| age < FRESH_FOR)
         {

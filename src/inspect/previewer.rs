@@ -71,7 +71,7 @@ impl Previewer {
         let shop = self.shop(source)?;
         let (topic, payload) = shop.sample(topic, body)?;
         let CustomerEvent { customer, occurred_at, .. } = shop.read(&topic, &payload)?;
-        let change = not_stored(topic, payload, occurred_at, outbox.clock().now());
+        let change = not_stored(topic, payload, occurred_at, outbox.now().await?.utc());
         self.of_change(outbox, source, &customer, &change).await
     }
 
@@ -92,8 +92,7 @@ impl Previewer {
         // A tenant without credentials here is previewed with the defaults.
         let wishes = self.wishes.get(&shop.source().target).copied();
         let wishes = wishes.unwrap_or(Wishes { country_format: CountryFormat::Name, send_email: false });
-        let now = outbox.clock().now();
-        let background = Background { known: &known, last_sent: last_sent.as_ref(), wishes, now };
+        let background = Background { known: &known, last_sent: last_sent.as_ref(), wishes };
         Ok(preview(shop, customer, change, background))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 
 use super::{Outbox, StoreError};
-use crate::domain::{EventId, SourceName};
+use crate::domain::{EventId, PgInstant, SourceName};
 
 /// Deliveries that arrived before are committed, or never will be: intake answers within seconds.
 const SETTLED_AFTER: Duration = Duration::from_secs(15);
@@ -34,19 +34,19 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`]; then nothing was counted.
     pub async fn count_deliveries(&self) -> Result<bool, StoreError> {
-        // Ids have whole milliseconds; counted is what lies before one.
-        let now = self.clock.now().trunc_subsecs(3);
+        let now = self.now().await?;
         let mut transaction = self.pool.begin().await?;
         sqlx::query!(
             "insert into source_hours_progress (counted_to) values ($1) on conflict do nothing",
-            now - chrono::Duration::days(KEPT_DAYS.into()),
+            // Ids have whole milliseconds; counted is what lies before one.
+            (now - Duration::from_hours(24 * u64::from(KEPT_DAYS.unsigned_abs()))).utc().trunc_subsecs(3),
         )
         .execute(&mut *transaction)
         .await?;
         let counted_to = sqlx::query_scalar!("select counted_to from source_hours_progress for update skip locked")
             .fetch_optional(&mut *transaction)
             .await?;
-        let settled = now - SETTLED_AFTER;
+        let settled = (now - SETTLED_AFTER).utc().trunc_subsecs(3);
         let Some(from) = counted_to.filter(|counted_to| *counted_to < settled) else { return Ok(false) };
         let to = self.next_span(&mut transaction, from, settled).await?;
         sqlx::query!(
@@ -107,7 +107,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn activity(&self) -> Result<Vec<Activity>, StoreError> {
+    pub async fn activity(&self, now: PgInstant) -> Result<Vec<Activity>, StoreError> {
         let activity = sqlx::query_as!(
             Activity,
             r#"
@@ -175,8 +175,8 @@ impl Outbox {
             from known
             order by known.source
             "#,
-            self.clock.now(),
-            EventId::first_at(self.clock.now() - LONGEST_SPAN).0,
+            now as _,
+            EventId::first_at((now - LONGEST_SPAN).utc()).0,
             COMPARED_DAYS,
         )
         .fetch_all(&self.pool)

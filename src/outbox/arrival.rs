@@ -11,7 +11,7 @@ use sqlx::types::Json;
 
 use super::{NewEvent, Outbox, StoreError};
 use crate::domain::order::{CLOCK_AHEAD, time_of_arrival, time_of_change};
-use crate::domain::{Acknowledged, EventId, ShopCustomerId, SourceName};
+use crate::domain::{Acknowledged, EventId, PgInstant, ShopCustomerId, SourceName};
 
 /// A delivery with its place in the order.
 #[derive(Debug, Clone)]
@@ -44,8 +44,8 @@ const LEAP: i64 = 1_000_000;
 
 impl Before {
     /// Gives a delivery its place, and takes note of it for the next.
-    pub(super) fn arrive<'a>(&mut self, event: &'a NewEvent, now: DateTime<Utc>, number: i64) -> Arrived<'a> {
-        let received_at = time_of_arrival(now, self.received_at);
+    pub(super) fn arrive<'a>(&mut self, event: &'a NewEvent, now: PgInstant, number: i64) -> Arrived<'a> {
+        let received_at = time_of_arrival(now.utc(), self.received_at);
         let (occurred_at, warning) = time_of_change(event.delivery.occurred_at, received_at, self.occurred_at);
         self.received_at = Some(received_at);
         self.occurred_at = self.occurred_at.max(Some(occurred_at));
@@ -63,9 +63,9 @@ impl Before {
 }
 
 /// Whether a delivery's time of change depends on the changes before it.
-fn needs_newest(event: &NewEvent, now: DateTime<Utc>) -> bool {
+fn needs_newest(event: &NewEvent, now: PgInstant) -> bool {
     let told = event.delivery.occurred_at;
-    told.is_none() || time_of_change(told, now, None).1.is_some()
+    told.is_none() || time_of_change(told, now.utc(), None).1.is_some()
 }
 
 impl Outbox {
@@ -99,7 +99,7 @@ impl Outbox {
         &self,
         keys: &[Key<'a>],
         deliveries: usize,
-    ) -> Result<(DateTime<Utc>, Vec<i64>, Vec<(Key<'a>, DateTime<Utc>)>), StoreError> {
+    ) -> Result<(PgInstant, Vec<i64>, Vec<(Key<'a>, DateTime<Utc>)>), StoreError> {
         let (sources, customers): (Vec<_>, Vec<_>) =
             keys.iter().map(|(source, customer)| (source.as_str(), customer.as_str())).unzip();
         let mut connection = self.warm.connection().await?;
@@ -107,7 +107,7 @@ impl Outbox {
             r#"
             -- last_arrivals
             select
-                coalesce($4::timestamptz, clock_timestamp()) as "now!",
+                coalesce($4::timestamptz, clock_timestamp()) as "now!: PgInstant",
                 array(select nextval('arrival_numbers') from generate_series(1, $3)) as "numbers!",
                 array(
                     select (
@@ -125,7 +125,7 @@ impl Outbox {
             &sources as _,
             &customers as _,
             i32::try_from(deliveries).unwrap_or(i32::MAX),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_one(&mut *connection)
         .await?;
@@ -141,7 +141,7 @@ impl Outbox {
     async fn newest_changes<'a>(
         &self,
         keys: &[Key<'a>],
-        now: DateTime<Utc>,
+        now: PgInstant,
     ) -> Result<Vec<(Key<'a>, DateTime<Utc>)>, StoreError> {
         let (sources, customers): (Vec<_>, Vec<_>) =
             keys.iter().map(|(source, customer)| (source.as_str(), customer.as_str())).unzip();
@@ -168,7 +168,7 @@ impl Outbox {
             "#,
             &sources as _,
             &customers as _,
-            EventId::first_at(now - CLOCK_AHEAD).0,
+            EventId::first_at(now.utc() - CLOCK_AHEAD).0,
         )
         .fetch_all(&mut *connection)
         .await?;

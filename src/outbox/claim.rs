@@ -227,7 +227,7 @@ impl Outbox {
             target.as_str(),
             i64::from(limit),
             lease.0,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             seconds(LEASE),
             is_free,
             live,
@@ -279,7 +279,7 @@ impl Outbox {
             claimed.source.as_str(),
             claimed.customer.as_str(),
             claimed.lease.0,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             seconds(LEASE),
         )
         .execute(&self.pool)
@@ -327,7 +327,7 @@ impl Outbox {
             left join targets held on held.name = $1
             "#,
             target.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             &begin as _,
         )
         .fetch_one(&mut *connection)
@@ -375,7 +375,7 @@ impl Outbox {
             group by moment.now
             "#,
             target.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_optional(&self.pool)
         .await?;

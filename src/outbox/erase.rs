@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Uuid;
@@ -13,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::place::Place;
 use super::{DoneBy, Outbox, StoreError, intervene};
-use crate::domain::{EventId, ShopCustomerId, SourceName, counted};
+use crate::domain::{EventId, PgInstant, ShopCustomerId, SourceName, counted};
 
 /// What was erased.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -194,7 +193,7 @@ pub(super) async fn leave_receipt(
     (source, customer, request): (&str, Option<&str>, Option<Uuid>),
     by: DoneBy,
     outcome: &str,
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
 ) -> Result<(), StoreError> {
     intervene::done_by(connection, by).await?;
     sqlx::query!(
@@ -202,7 +201,7 @@ pub(super) async fn leave_receipt(
         insert into interventions (at, action, source, shop_customer_id, event_id, outcome)
         values (coalesce($1::timestamptz, clock_timestamp()), 'erase', $2, $3, $4, $5)
         "#,
-        now,
+        now as _,
         source,
         customer,
         request,
@@ -244,7 +243,7 @@ async fn close_waiting(
     connection: &mut PgConnection,
     (source, customer): (&str, &str),
     events: &[Uuid],
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
 ) -> Result<u64, StoreError> {
     let closed = sqlx::query!(
         r#"
@@ -258,7 +257,7 @@ async fn close_waiting(
         where state.finished_at is null
         "#,
         events,
-        now,
+        now as _,
     )
     .execute(&mut *connection)
     .await?;

@@ -88,7 +88,7 @@ impl Outbox {
             &spoke.iter().map(|(source, ..)| source.as_str()).collect::<Vec<_>>() as _,
             &spoke.iter().map(|(_, shop, _)| shop.as_str()).collect::<Vec<_>>() as _,
             &spoke.iter().map(|(.., is_noted)| *is_noted).collect::<Vec<_>>(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_all(&mut *connection)
         .await;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 use super::arrival::Before;
 use super::claim::{QUIET, WAITED};
@@ -15,8 +16,8 @@ use super::{
     Next, PROBE_INTERVAL, Queue, Settled, Settlement, Sharer, StoreError, StoreOutcome, WaitingEvent, Wake,
 };
 use crate::domain::{
-    Acknowledged, Clock, DeliveryId, EventId, EventStatus, FlexportalCustomerId, LeaseId, ShopCustomerId, SourceName,
-    TargetName, Tenant,
+    Acknowledged, Clock, DeliveryId, EventId, EventStatus, FlexportalCustomerId, LeaseId, PgClock, PgInstant,
+    ShopCustomerId, SourceName, TargetName, Tenant,
 };
 use crate::shops::DELETION_TOPICS;
 
@@ -140,6 +141,11 @@ impl InMemory {
         Self { state: Arc::new(Mutex::new(State { targets, ..State::default() })), clock }
     }
 
+    /// Its clock is Postgres'.
+    fn postgres_now(&self) -> PgInstant {
+        self.clock.for_postgres().expect("a clock of its own")
+    }
+
     /// All there is, to be looked at.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics holding it")
@@ -156,7 +162,7 @@ impl InMemory {
         }
         let customer = (event.source.clone(), delivery.customer.clone().expect("only changes are stored here"));
         let number = state.number;
-        let arrived = state.before(&customer).arrive(event, now, number);
+        let arrived = state.before(&customer).arrive(event, self.postgres_now(), number);
         let (id, occurred_at, received_at) = (arrived.id, arrived.occurred_at, arrived.received_at);
         state.deliveries.insert(key, id);
         let stored = event.clone();
@@ -395,10 +401,6 @@ impl ClaimedCustomer {
 }
 
 impl Queue for InMemory {
-    fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
     async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
         let (now, state) = (self.clock.now(), self.state());
         let hold = state.targets.get(target).and_then(|target| target.hold);
@@ -443,7 +445,7 @@ impl Queue for InMemory {
             waiting: state.events_of(claimed),
             given_up: given_up.map(|(id, event)| event.read(*id)).collect(),
             link: state.links.get(&customer).cloned(),
-            read_at: self.clock.now(),
+            moment: PgClock::from(self.clock.clone()).moment(self.postgres_now(), Instant::now()),
         })
     }
 

@@ -185,7 +185,7 @@ impl Outbox {
             join targets t on t.name = again.target and t.rate_limit_per_minute > 0
             "#,
             &ids,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_all(&self.pool)
         .await?;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::sharing::HashKey;
 use super::{ClaimedCustomer, DoneBy, Outbox, StoreError, intervene};
-use crate::domain::{Acknowledged, FlexportalCustomerId, ShopCustomerId, SourceName};
+use crate::domain::{Acknowledged, FlexportalCustomerId, PgInstant, ShopCustomerId, SourceName};
 use crate::flexportal::Status;
 
 /// Where a link comes from.
@@ -58,7 +58,7 @@ pub enum LinkChange {
         /// Shop's time of the newest change in it; `None` if nothing was settled.
         occurred_at: Option<DateTime<Utc>>,
         /// When FlexPortal acknowledged; `None` if nothing was sent.
-        synced_at: Option<DateTime<Utc>>,
+        synced_at: Option<PgInstant>,
         /// The shop customer's e-mail, if it is known.
         email: Option<String>,
         /// The status that FlexPortal's answer showed, if it did.
@@ -82,7 +82,7 @@ pub(super) struct Known<'a> {
     pub(super) origin: Option<&'static str>,
     pub(super) acknowledged: &'a Acknowledged,
     pub(super) occurred_at: Option<DateTime<Utc>>,
-    pub(super) synced_at: Option<DateTime<Utc>>,
+    pub(super) synced_at: Option<PgInstant>,
     pub(super) email: Option<&'a str>,
     pub(super) status_shown: Option<Status>,
 }
@@ -113,7 +113,7 @@ pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
     changes: &[(&ClaimedCustomer, &LinkChange)],
     key: &HashKey,
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
 ) -> Result<(), StoreError> {
     let (mut doubted, mut missing, mut found) = (vec![], vec![], vec![]);
     for (claimed, change) in changes {
@@ -191,7 +191,7 @@ async fn doubt(connection: &mut sqlx::PgConnection, claimed: &[&ClaimedCustomer]
 async fn mark_missing(
     connection: &mut sqlx::PgConnection,
     links: &[(&ClaimedCustomer, &FlexportalCustomerId)],
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
 ) -> Result<(), StoreError> {
     if links.is_empty() {
         return Ok(());
@@ -223,7 +223,7 @@ async fn mark_missing(
         &ids as _,
         &keys.base_urls as _,
         &keys.tenant_ids as _,
-        now,
+        now as _,
     )
     // Rare, and written by joining: planned each time, by what the tables hold (see LIVE).
     .persistent(false)
@@ -368,7 +368,7 @@ impl Columns {
 async fn import(
     connection: &mut sqlx::PgConnection,
     given: &Columns,
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
     by: DoneBy,
 ) -> Result<LinksImported, StoreError> {
     let Columns { sources, customers, flexportal_ids } = given;
@@ -454,7 +454,7 @@ async fn import(
         sources,
         customers,
         flexportal_ids,
-        now,
+        now as _,
         by.as_str(),
     )
     .fetch_one(connection)
@@ -467,7 +467,7 @@ async fn import(
 async fn wait_for_an_answer(
     connection: &mut sqlx::PgConnection,
     given: &Columns,
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         r#"
@@ -487,7 +487,7 @@ async fn wait_for_an_answer(
         "#,
         &given.sources,
         &given.customers,
-        now,
+        now as _,
     )
     .execute(connection)
     .await?;

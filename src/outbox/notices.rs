@@ -48,7 +48,7 @@ impl Outbox {
             &notices.iter().map(|notice| notice.subject.as_str()).collect::<Vec<_>>() as _,
             &notices.iter().map(|notice| notice.count).collect::<Vec<_>>(),
             &notices.iter().map(|notice| notice.detail.as_str()).collect::<Vec<_>>() as _,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&self.pool)
         .await;

@@ -1,9 +1,7 @@
 //! Given-up events that something newer has spoken for.
 
-use chrono::{DateTime, Utc};
-
 use super::StoreError;
-use crate::domain::{EventId, ShopCustomerId, SourceName};
+use crate::domain::{EventId, PgInstant, ShopCustomerId, SourceName};
 
 /// Of one customer: each event that was given up, and the newer one that has spoken for it.
 pub(super) type Overtaken<'a> = (&'a SourceName, &'a ShopCustomerId, &'a [(EventId, EventId)]);
@@ -16,7 +14,7 @@ pub(super) type Overtaken<'a> = (&'a SourceName, &'a ShopCustomerId, &'a [(Event
 pub(super) async fn close(
     connection: &mut sqlx::PgConnection,
     overtaken: &[Overtaken<'_>],
-    now: Option<DateTime<Utc>>,
+    now: Option<PgInstant>,
 ) -> Result<(), StoreError> {
     let rows = overtaken.iter().flat_map(|(source, customer, events)| {
         events.iter().map(|(event, successor)| (source.as_str(), customer.as_str(), event.0, successor.0))
@@ -57,7 +55,7 @@ pub(super) async fn close(
         &rows.iter().map(|row| row.1).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.2).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.3).collect::<Vec<_>>(),
-        now,
+        now as _,
     )
     .execute(connection)
     .await?;

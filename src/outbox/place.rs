@@ -1,10 +1,9 @@
 //! A customer's place in the queue, taken by somebody who changes what is stored of the customer.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{StoreError, settle};
-use crate::domain::{ShopCustomerId, SourceName};
+use crate::domain::{PgInstant, ShopCustomerId, SourceName};
 
 /// A place that is ours to the end of the transaction, also if the customer had none: nobody claims it meanwhile, and what
 /// arrives waits for us.
@@ -19,7 +18,7 @@ impl Place {
     pub(super) async fn take(
         connection: &mut PgConnection,
         (source, customer): (&str, &str),
-        now: Option<DateTime<Utc>>,
+        now: Option<PgInstant>,
     ) -> Result<Option<Self>, StoreError> {
         let had_none = sqlx::query!(
             r#"
@@ -46,7 +45,7 @@ impl Place {
             "#,
             source,
             customer,
-            now,
+            now as _,
         )
         .fetch_optional(&mut *connection)
         .await?;

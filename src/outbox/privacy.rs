@@ -254,7 +254,7 @@ impl Outbox {
             SHOP_UNCERTAIN,
             error,
             request.source.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&self.pool)
         .await?;
@@ -319,7 +319,7 @@ impl Outbox {
             insert into interventions (at, action, source, shop_customer_id, outcome, done_by)
             values (coalesce($1::timestamptz, clock_timestamp()), 'export', $2, $3, 'all that is held was printed', $4)
             "#,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             source.as_str(),
             customer.as_str(),
             by.as_str(),
@@ -393,7 +393,7 @@ impl Outbox {
             "#,
             request.event.0,
             outcome,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&mut *transaction)
         .await?;

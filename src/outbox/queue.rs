@@ -9,7 +9,7 @@ use super::{
     Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Outbox, Settled, Settlement, Sharer, StoreError,
     Wake,
 };
-use crate::domain::{Clock, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName};
 
 /// The queue of customers, their targets' budgets and pauses.
 ///
@@ -17,7 +17,6 @@ use crate::domain::{Clock, EventId, FlexportalCustomerId, ShopCustomerId, Source
 /// Every call: [`StoreError`]; then nothing was done, but for [`StoreError::Unavailable`], after which it may have been.
 #[expect(missing_docs, reason = "each does what the method of the same name of Outbox says")]
 pub trait Queue: Clone + Send + Sync + 'static {
-    fn clock(&self) -> &Clock;
     fn look(&self, target: &TargetName) -> impl Future<Output = Result<Look, StoreError>> + Send;
     fn next_due_in(&self, target: &TargetName) -> impl Future<Output = Result<Option<Duration>, StoreError>> + Send;
     fn claim(
@@ -75,10 +74,6 @@ pub trait Queue: Clone + Send + Sync + 'static {
 }
 
 impl Queue for Outbox {
-    fn clock(&self) -> &Clock {
-        Self::clock(self)
-    }
-
     async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
         Self::look(self, target).await
     }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
+use tokio::time::Instant;
 
 use super::gathering::Gathering;
 use super::{ClaimedCustomer, Outbox, StoreError};
-use crate::domain::{Acknowledged, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName, Tenant};
+use crate::domain::{
+    Acknowledged, EventId, FlexportalCustomerId, Moment, PgInstant, ShopCustomerId, SourceName, TargetName, Tenant,
+};
 use crate::flexportal::Status;
 
 /// Waiting events of one customer that are read at once and go out as one change; what is beyond waits for the next
@@ -21,7 +24,7 @@ const MAX_GIVEN_UP: i64 = 100;
 const MAX_BYTES: i64 = 8 * 1024 * 1024;
 
 /// All that is known of a claimed customer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Known {
     /// Its waiting events, oldest arrival first.
     pub waiting: Vec<WaitingEvent>,
@@ -29,8 +32,8 @@ pub struct Known {
     pub given_up: Vec<WaitingEvent>,
     /// Who it is in FlexPortal, if that was found before.
     pub link: Option<Link>,
-    /// When it was read, by the clock of the instants in it: Postgres'.
-    pub read_at: DateTime<Utc>,
+    /// When it was read, by the clock of the instants in it.
+    pub moment: Moment,
 }
 
 /// A shop's customer, and the tenant whose link of it is asked for.
@@ -138,8 +141,7 @@ impl Outbox {
         if let Some(known) = self.reading.join(asked.clone(), together).await.flatten() {
             return Ok(known);
         }
-        let alone = Box::pin(self.known_of_all(std::slice::from_ref(&asked))).await?.pop();
-        Ok(alone.unwrap_or_default())
+        Box::pin(self.known_of_all(std::slice::from_ref(&asked))).await?.pop().ok_or_else(nothing_read)
     }
 
     /// The same of several customers, in their order.
@@ -150,6 +152,7 @@ impl Outbox {
         let base_urls: Vec<_> = asked.iter().map(|(.., tenant)| tenant.base_url.as_str()).collect();
         let tenant_ids: Vec<_> = asked.iter().map(|(.., tenant)| tenant.tenant_id.as_str()).collect();
         let mut connection = self.warm.connection().await?;
+        let asked_at = Instant::now();
         let rows = sqlx::query!(
             r#"
             with asked as (
@@ -175,7 +178,7 @@ impl Outbox {
             )
             select
                 asked.position as "position!",
-                coalesce($7::timestamptz, clock_timestamp()) as "read_at!",
+                coalesce($7::timestamptz, clock_timestamp()) as "read_at!: PgInstant",
                 link.flexportal_customer_id as "flexportal_id?: FlexportalCustomerId",
                 link.status_shown as "status_shown?",
                 link.status_shown_at as "status_shown_at?",
@@ -227,17 +230,19 @@ impl Outbox {
             MAX_BYTES,
             &base_urls as _,
             &tenant_ids as _,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_all(&mut *connection)
         .await?;
         connection.keep();
-        let mut known: Vec<_> = asked.iter().map(|_| (Known::default(), false)).collect();
+        let mut known: Vec<Option<(Known, bool)>> = asked.iter().map(|_| None).collect();
         let mut given_up = Vec::new();
         for row in rows {
             let Some(place) = place(row.position).filter(|place| *place < known.len()) else { continue };
-            let (known, has_more) = &mut known[place];
-            known.read_at = row.read_at;
+            let (known, has_more) = known[place].get_or_insert_with(|| {
+                let moment = self.clock.moment(row.read_at, asked_at);
+                (Known { waiting: vec![], given_up: vec![], link: None, moment }, false)
+            });
             if let Some(acknowledged) = row.acknowledged {
                 let status_shown = row.status_shown.as_deref().and_then(Status::of_word);
                 known.link = Some(Link {
@@ -271,9 +276,12 @@ impl Outbox {
         }
         for place in given_up {
             let (source, customer, _) = &asked[place];
-            known[place].0.given_up = self.given_up_events(source, customer).await?;
+            if let Some((known, _)) = &mut known[place] {
+                known.given_up = self.given_up_events(source, customer).await?;
+            }
         }
-        Ok(known)
+        // Each has a row, whatever is known.
+        known.into_iter().map(|known| known.ok_or_else(nothing_read)).collect()
     }
 
     /// The waiting events of a claimed customer by their ids alone, for one that cannot be read in full.
@@ -476,6 +484,10 @@ impl Outbox {
         .await?;
         Ok(email)
     }
+}
+
+fn nothing_read() -> StoreError {
+    StoreError::Inconsistent("nothing was read of a customer that was asked for".to_owned())
 }
 
 /// Postgres counts positions from one.

@@ -1,9 +1,7 @@
 //! Removing what has long been finished, in small batches that take nothing the live work needs.
 
-use chrono::{DateTime, Utc};
-
 use super::{Outbox, StoreError};
-use crate::domain::EventId;
+use crate::domain::{EventId, PgInstant};
 
 /// Events removed in one transaction.
 const BATCH: i64 = 500;
@@ -23,7 +21,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was removed.
-    pub async fn remove_finished(&self, before: DateTime<Utc>, begin: Option<EventId>) -> Result<Removed, StoreError> {
+    pub async fn remove_finished(&self, before: PgInstant, begin: Option<EventId>) -> Result<Removed, StoreError> {
         let removed = sqlx::query_scalar!(
             r#"
             with old as materialized (
@@ -56,9 +54,9 @@ impl Outbox {
             delete from event_states using old where event_states.event_id = old.event_id
             returning event_states.event_id as "event_id: EventId"
             "#,
-            EventId::first_at(before).0,
+            EventId::first_at(before.utc()).0,
             begin.unwrap_or(EventId(uuid::Uuid::nil())).0,
-            before,
+            before as _,
             BATCH,
         )
         .fetch_all(&self.pool)

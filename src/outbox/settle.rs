@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::Connection;
 use sqlx::types::Json;
+use tokio::time::Instant;
 
 use super::gathering::Gathering;
 use super::sharing::HashKey;
 use super::{ClaimedCustomer, LinkChange, Outbox, StoreError, links, overtaken, seconds};
-use crate::domain::{EventId, EventStatus, FlexportalCustomerId, ShopCustomerId, SourceName};
+use crate::domain::{EventId, EventStatus, FlexportalCustomerId, PgClock, ShopCustomerId, SourceName};
 use crate::flexportal::{Operation, Status};
 
 /// Everything that came of one claim.
@@ -79,7 +79,7 @@ pub struct Attempt {
     /// Which request.
     pub operation: Operation,
     /// When it was sent.
-    pub started_at: DateTime<Utc>,
+    pub started: Instant,
     /// Until the answer was read.
     pub duration: Duration,
     /// The body sent.
@@ -176,7 +176,7 @@ impl Outbox {
         .fetch_optional(&mut *transaction)
         .await?;
         let calls = std::slice::from_ref(call);
-        let settled = write_in(&mut transaction, calls, self.clock.for_postgres(), key).await?;
+        let settled = write_in(&mut transaction, calls, &self.clock, key).await?;
         transaction.commit().await?;
         Ok(settled.first().copied().unwrap_or(Settled::LeaseLost))
     }
@@ -186,7 +186,7 @@ impl Outbox {
         let written = async {
             let key = self.hash_key().await?;
             let mut connection = self.warm.connection().await?;
-            let settled = write(&mut *connection, calls, self.clock.for_postgres(), Only::Finished, key).await?;
+            let settled = write(&mut *connection, calls, &self.clock, Only::Finished, key).await?;
             connection.keep();
             Ok(settled)
         };
@@ -199,7 +199,7 @@ impl Outbox {
             let key = self.hash_key().await?;
             let mut connection = self.warm.connection().await?;
             let mut transaction = connection.begin().await?;
-            let settled = write_in(&mut transaction, calls, self.clock.for_postgres(), key).await?;
+            let settled = write_in(&mut transaction, calls, &self.clock, key).await?;
             transaction.commit().await?;
             connection.keep();
             Ok(settled)
@@ -236,19 +236,19 @@ fn is_done(call: &Call) -> bool {
 async fn write_in(
     connection: &mut sqlx::PgConnection,
     calls: &[Call],
-    now: Option<DateTime<Utc>>,
+    clock: &PgClock,
     key: &HashKey,
 ) -> Result<Vec<Settled>, StoreError> {
-    let settled = write(&mut *connection, calls, now, Only::Held, key).await?;
+    let settled = write(&mut *connection, calls, clock, Only::Held, key).await?;
     let counting: Vec<_> = calls.iter().zip(&settled).filter(|(_, settled)| **settled != Settled::LeaseLost).collect();
     let written: Vec<_> = counting.iter().map(|(call, _)| &***call).collect();
     let overtaken: Vec<_> = written
         .iter()
         .map(|(claimed, settlement)| (&claimed.source, &claimed.customer, settlement.overtaken.as_slice()))
         .collect();
-    overtaken::close(connection, &overtaken, now).await?;
+    overtaken::close(connection, &overtaken, clock.for_postgres()).await?;
     let links: Vec<_> = written.iter().map(|(claimed, settlement)| (claimed, &settlement.link)).collect();
-    links::write(connection, &links, key, now).await?;
+    links::write(connection, &links, key, clock.for_postgres()).await?;
     let waiting = counting.iter().filter(|(_, settled)| **settled == Settled::StillWaiting);
     let waiting: Vec<_> = waiting.map(|(call, _)| (&call.0.source, &call.0.customer)).collect();
     move_up(connection, &waiting).await?;
@@ -261,7 +261,7 @@ async fn write_in(
 async fn write(
     executor: impl sqlx::PgExecutor<'_>,
     calls: &[Call],
-    now: Option<DateTime<Utc>>,
+    clock: &PgClock,
     only: Only,
     key: &HashKey,
 ) -> Result<Vec<Settled>, StoreError> {
@@ -409,16 +409,17 @@ async fn write(
                 http_status, error_code, error, response_body
             )
             select
-                event_id, attempt, operation, started_at, duration_ms, request_body::jsonb,
+                event_id, attempt, operation, moment.now - make_interval(secs => age), duration_ms, request_body::jsonb,
                 http_status, error_code, error, response_body
             from unnest(
-                $24::bigint[], $25::uuid[], $26::integer[], $27::text[], $28::timestamptz[], $29::integer[], $30::text[],
+                $24::bigint[], $25::uuid[], $26::integer[], $27::text[], $28::float8[], $29::integer[], $30::text[],
                 $31::integer[], $32::text[], $33::text[], $34::text[]
             ) with ordinality as request (
-                place, event_id, attempt, operation, started_at, duration_ms, request_body,
+                place, event_id, attempt, operation, age, duration_ms, request_body,
                 http_status, error_code, error, response_body, position
             )
             join held using (place)
+            cross join moment
             order by position
         ),
         known as materialized (
@@ -479,7 +480,7 @@ async fn write(
         union all
         select place, false from kept
         "#,
-        now,
+        clock.for_postgres() as _,
         &column(calls, |call| call.0.source.as_str()) as _,
         &column(calls, |call| call.0.customer.as_str()) as _,
         &column(calls, |call| call.0.lease_id()),
@@ -506,7 +507,7 @@ async fn write(
         &column(&attempts, |(_, attempt)| attempt.event.0),
         &column(&attempts, |(_, attempt)| i32::try_from(attempt.attempt).unwrap_or(i32::MAX)),
         &column(&attempts, |(_, attempt)| attempt.operation.as_str()) as _,
-        &column(&attempts, |(_, attempt)| attempt.started_at),
+        &column(&attempts, |(_, attempt)| seconds(clock.elapsed(attempt.started))),
         &column(&attempts, |(_, attempt)| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX)),
         &column(&attempts, |(_, attempt)| attempt.request_body.as_deref()) as _,
         &column(&attempts, |(_, attempt)| attempt.http_status.map(i32::from)) as _,

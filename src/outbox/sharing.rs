@@ -164,7 +164,7 @@ impl Outbox {
             "#,
             claimed.source.as_str(),
             kept.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .persistent(false)
         .execute(&mut *transaction)

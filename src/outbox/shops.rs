@@ -162,7 +162,7 @@ impl Outbox {
             source.as_str(),
             shop.as_str(),
             standing,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&mut *transaction)
         .await?;
@@ -176,7 +176,7 @@ impl Outbox {
             insert into interventions (at, action, source, outcome)
             values (coalesce($1::timestamptz, clock_timestamp()), $2, $3, $4)
             "#,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             action,
             source.as_str(),
             format!("the shop {shop} is {standing}"),
@@ -215,7 +215,7 @@ impl Outbox {
                 where s.status = 'held'
             ) as held
             "#,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -316,7 +316,7 @@ impl Outbox {
             source.as_str(),
             held_as,
             prefix,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&mut *transaction)
         .await?;
@@ -355,7 +355,7 @@ impl Outbox {
             source.as_str(),
             held_as,
             prefix,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&mut *transaction)
         .await?;
@@ -386,7 +386,7 @@ impl Outbox {
                 "#,
                 source.as_str(),
                 shop.as_str(),
-                self.clock.for_postgres(),
+                self.clock.for_postgres() as _,
                 BATCH,
             )
             .execute(&self.pool)
@@ -442,7 +442,7 @@ impl Outbox {
                 "#,
                 source.as_str(),
                 shop.as_str(),
-                self.clock.for_postgres(),
+                self.clock.for_postgres() as _,
                 IN_FLIGHT as _,
             )
             .execute(&self.pool)
@@ -501,7 +501,7 @@ impl Outbox {
                or state.status = 'failed'
             "#,
             &events,
-            now,
+            now as _,
         )
         .execute(&mut *transaction)
         .await?;

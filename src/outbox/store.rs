@@ -231,7 +231,7 @@ impl Outbox {
             &column(sorted, |arrived| arrived.received_at),
             &column(sorted, |arrived| Arrived::warnings(arrived)),
             &column(sorted, |arrived| arrived.event.delivery.payload.as_str()) as _,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             &column(sorted, |arrived| arrived.event.traceparent.as_deref()) as _,
             &column(sorted, |arrived| arrived.event.delivery.is_asked_for),
             &column(sorted, |arrived| arrived.number),
@@ -292,7 +292,7 @@ impl Outbox {
             "#,
             &column(duplicates, |arrived| arrived.event.source.as_str()) as _,
             &column(duplicates, |arrived| arrived.event.delivery.delivery_id.as_str()) as _,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             &column(duplicates, |arrived| arrived.id.0),
             is_counted,
         )
@@ -372,7 +372,7 @@ impl Outbox {
             "#,
             source,
             customer,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&mut *transaction)
         .await?

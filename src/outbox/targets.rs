@@ -376,7 +376,7 @@ impl Outbox {
             from granted
             "#,
             target.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             i32::try_from(wanted).unwrap_or(i32::MAX),
             budget.map_or(0.0, |budget| seconds(budget.spacing)),
             budget.map_or(0.0, |budget| seconds(budget.early)),
@@ -426,7 +426,7 @@ impl Outbox {
             target.as_str(),
             &places,
             is_probe,
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             MAX_FREE_PLACES,
         )
         .execute(&mut *connection)
@@ -448,7 +448,7 @@ impl Outbox {
               and (held_until > coalesce($2::timestamptz, clock_timestamp()) or hold_reason <> 'rate_limited')
             "#,
             target.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .fetch_optional(&self.pool)
         .await?
@@ -472,7 +472,7 @@ impl Outbox {
             target.as_str(),
             reason.as_str(),
             seconds(wait),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
         )
         .execute(&self.pool)
         .await?;

@@ -84,14 +84,12 @@ pub struct Background<'a> {
     pub last_sent: Option<&'a (DateTime<Utc>, Value)>,
     /// What the tenant wants to have.
     pub wishes: Wishes,
-    /// Now.
-    pub now: DateTime<Utc>,
 }
 
 /// Previews the sync of one change of a customer, together with what waits for it.
 #[must_use]
 pub fn preview(shop: &Shop, customer: &ShopCustomerId, change: &WaitingEvent, background: Background<'_>) -> Preview {
-    let Background { known, last_sent, wishes, now } = background;
+    let Background { known, last_sent, wishes } = background;
     let mut events = known.waiting.clone();
     if events.iter().all(|event| event.id != change.id) {
         events.push(change.clone());
@@ -117,7 +115,7 @@ pub fn preview(shop: &Shop, customer: &ShopCustomerId, change: &WaitingEvent, ba
         Some("it says nothing that FlexPortal is sent".to_owned())
     } else if found_by == FoundBy::Unknown {
         Some("there is no link and no e-mail to find the customer by, so that it waits as unmatched".to_owned())
-    } else if who.is_some() && is_acknowledged(&translated, &acknowledged, now) {
+    } else if who.is_some() && is_acknowledged(&translated, &acknowledged, known.moment.now()) {
         Some("FlexPortal acknowledged the same values within a day".to_owned())
     } else {
         None

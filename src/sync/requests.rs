@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -14,7 +13,7 @@ use tracing::{Instrument, Span};
 use super::breaker::Breaker;
 use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
-use crate::domain::{EventId, FlexportalCustomerId, ShopCustomerId, TargetName};
+use crate::domain::{EventId, FlexportalCustomerId, Moment, ShopCustomerId, TargetName};
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
 use crate::metrics::{Metrics, outcome_of};
 use crate::outbox::{
@@ -101,6 +100,8 @@ pub(crate) struct Requests<'a, Q, A> {
     renewed_at: Instant,
     lane: Lane,
     leaving: Leaving,
+    /// When what is known of the customer was read.
+    pub(super) moment: Option<Moment>,
     /// Of the whole sync, once it is known what it is about.
     span: Span,
     head: Option<EventId>,
@@ -128,6 +129,7 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
             renewed_at: claimed_at,
             lane,
             leaving,
+            moment: None,
             span: Span::none(),
             head: None,
         }
@@ -183,10 +185,6 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
 
     pub(super) fn wishes(&self) -> Wishes {
         self.target.wishes
-    }
-
-    pub(super) fn now(&self) -> DateTime<Utc> {
-        self.outbox.clock().now()
     }
 
     /// Whether the last request was the one to find out if a pause is over, and did not.

@@ -3,14 +3,12 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use super::fold::{Folded, ReadEvent};
 use super::translate::{self, Translated};
 use super::{End, Identified, Record, Rules};
 use crate::domain::retry::Failures;
 use crate::domain::{
-    Acknowledged, Acknowledgement, CustomerStatus, EventId, EventStatus, Field, FieldValue, Said, ValueHash,
+    Acknowledged, Acknowledgement, CustomerStatus, EventId, EventStatus, Field, FieldValue, Moment, Said, ValueHash,
 };
 use crate::flexportal::{FlexportalError, Status, Updated};
 use crate::outbox::{EventResult, LinkChange, Next, Settlement, WaitingEvent};
@@ -101,9 +99,8 @@ pub(super) struct Closing<'a> {
     pub(super) translated: &'a Translated<'a>,
     /// A worker died holding the customer: it may have sent whatever waits.
     pub(super) is_takeover: bool,
-    /// When all this was read, by Postgres' clock.
-    pub(super) read_at: DateTime<Utc>,
-    pub(super) now: DateTime<Utc>,
+    /// When all this was read.
+    pub(super) moment: Moment,
 }
 
 impl Closing<'_> {
@@ -333,12 +330,12 @@ impl Closing<'_> {
     /// The failed attempts of an event, one more included.
     fn failures(&self, event: EventId) -> Option<Failures> {
         let waiting = self.waiting.iter().find(|waiting| waiting.id == event)?;
-        Some(super::failures(&self.rules.retry, waiting, self.read_at))
+        Some(super::failures(&self.rules.retry, waiting, self.moment.read_at()))
     }
 
     fn age(&self, event: EventId) -> Duration {
         let waiting = self.waiting.iter().find(|waiting| waiting.id == event);
-        waiting.map_or(Duration::ZERO, |waiting| (self.now - waiting.received_at).to_std().unwrap_or_default())
+        waiting.map_or(Duration::ZERO, |waiting| self.moment.read_at().since(waiting.received_at))
     }
 
     /// Which e-mail FlexPortal is known to have, and a warning if it is not the shop's.
@@ -367,7 +364,7 @@ impl Closing<'_> {
             let hash = if *field == Field::Email { email.as_ref() } else { self.translated.sent.get(field) };
             if let Some(hash) = hash {
                 entry.hash = Some(hash.clone());
-                entry.acked = Some(self.now);
+                entry.acked = Some(self.moment.now().utc());
                 entry.deactivated = *field == Field::Status && self.says_inactive();
                 entry.deleted = entry.deactivated && self.says_deleted();
             }
@@ -378,7 +375,7 @@ impl Closing<'_> {
             origin: who.origin,
             acknowledged,
             occurred_at: newest,
-            synced_at: matches!(sent, Sent::Values { .. }).then_some(self.now),
+            synced_at: matches!(sent, Sent::Values { .. }).then(|| self.moment.now()),
             email: self.email(),
             status_shown: match sent {
                 Sent::Values { status, .. } => *status,

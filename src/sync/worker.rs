@@ -16,7 +16,7 @@ use super::settlement::failed_for;
 use super::translate::Wishes;
 use super::{Interrupted, Record, Rules, sync_customer};
 use crate::config::Config;
-use crate::domain::{Clock, Dice, EventStatus};
+use crate::domain::{Clock, Dice, EventStatus, Moment, PgInstant};
 use crate::flexportal::{Api, Client};
 use crate::metrics::Metrics;
 use crate::outbox::{
@@ -330,10 +330,12 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(Interrupted::NotNow) => Settlement::nothing(Next::AsBefore),
         };
         requests.trace_end(&settlement);
-        match self.settle(&claimed, &settlement, requests.claim_renewed_at()).await {
-            Ok(Settled::Done) => self.report(&claimed, target, &settlement),
+        let settled = self.settle(&claimed, &settlement, requests.claim_renewed_at()).await;
+        let now = requests.moment.map(Moment::now);
+        match settled {
+            Ok(Settled::Done) => report(&claimed, target, &settlement, now),
             Ok(Settled::StillWaiting) => {
-                self.report(&claimed, target, &settlement);
+                report(&claimed, target, &settlement, now);
                 // The loop looked for work while this customer was claimed, and may sleep now.
                 self.wake.wake();
             }
@@ -365,6 +367,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             }
             Err(error) => return Err(Interrupted::Store(error)),
         };
+        requests.moment = Some(known.moment);
         let mut record = Record::default();
         let outcome = {
             // Pinned where it is, else there would be room for it twice.
@@ -408,42 +411,6 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             }
         }
     }
-
-    /// Logs and counts what was written down.
-    fn report(&self, claimed: &ClaimedCustomer, target: &TargetLine<A>, settlement: &Settlement) {
-        let now = self.outbox.clock().now();
-        if settlement.attempts.iter().any(|attempt| attempt.attempt > 1) {
-            target.metrics.retried(&target.name);
-        }
-        for result in &settlement.results {
-            if result.is_final {
-                let age = (now - result.event.arrived_at()).to_std().unwrap_or_default();
-                target.metrics.event_settled(&claimed.source, &target.name, result.status, age);
-            }
-            if result.status == EventStatus::Failed {
-                tracing::error!(
-                    event.id = %result.event,
-                    source = %claimed.source,
-                    target = %target.name,
-                    attempts = result.attempts,
-                    http.status = result.http_status,
-                    error.code = result.error_code,
-                    "an event failed: see failed_syncs in the database"
-                );
-            } else {
-                tracing::info!(
-                    event.id = %result.event,
-                    source = %claimed.source,
-                    target = %target.name,
-                    status = %result.status,
-                    attempts = result.attempts,
-                    http.status = result.http_status,
-                    error.code = result.error_code,
-                    "event settled"
-                );
-            }
-        }
-    }
 }
 
 /// Customers claimed together.
@@ -479,6 +446,41 @@ impl Places {
     }
 }
 
+/// Logs and counts what was written down.
+fn report<A>(claimed: &ClaimedCustomer, target: &TargetLine<A>, settlement: &Settlement, now: Option<PgInstant>) {
+    if settlement.attempts.iter().any(|attempt| attempt.attempt > 1) {
+        target.metrics.retried(&target.name);
+    }
+    for result in &settlement.results {
+        if result.is_final {
+            let age = now.map(|now| now.since(result.event.arrived_at())).unwrap_or_default();
+            target.metrics.event_settled(&claimed.source, &target.name, result.status, age);
+        }
+        if result.status == EventStatus::Failed {
+            tracing::error!(
+                event.id = %result.event,
+                source = %claimed.source,
+                target = %target.name,
+                attempts = result.attempts,
+                http.status = result.http_status,
+                error.code = result.error_code,
+                "an event failed: see failed_syncs in the database"
+            );
+        } else {
+            tracing::info!(
+                event.id = %result.event,
+                source = %claimed.source,
+                target = %target.name,
+                status = %result.status,
+                attempts = result.attempts,
+                http.status = result.http_status,
+                error.code = result.error_code,
+                "event settled"
+            );
+        }
+    }
+}
+
 fn lease_lost(claimed: &ClaimedCustomer) {
     tracing::warn!(source = %claimed.source, "a claim is not ours any more: another worker took it over, or the answer to our own word was lost");
 }
@@ -488,7 +490,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use chrono::DateTime;
     use serde_json::json;
 
     use super::*;
@@ -516,9 +517,9 @@ mod tests {
             tokio::time::sleep(duration).await;
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             self.answered.fetch_add(1, Ordering::SeqCst);
-            let (started_at, outcome) = (DateTime::default(), Ok(outcome));
+            let (started, outcome) = (Instant::now(), Ok(outcome));
             let (request_body, response_body) = (None, None);
-            Exchange { operation, started_at, duration, request_body, http_status: Some(200), response_body, outcome }
+            Exchange { operation, started, duration, request_body, http_status: Some(200), response_body, outcome }
         }
     }
 

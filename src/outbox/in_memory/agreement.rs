@@ -272,7 +272,7 @@ impl Pair {
                     origin: None,
                     acknowledged,
                     occurred_at: Some(now),
-                    synced_at: (self.chance(2) == 0).then_some(now),
+                    synced_at: self.clock.for_postgres().filter(|_| self.chance(2) == 0),
                     email,
                     status_shown: [None, Some(Status::Active), Some(Status::Inactive)][self.chance(3)],
                 },

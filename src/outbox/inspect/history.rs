@@ -238,7 +238,7 @@ impl Outbox {
             "#,
             source.as_str(),
             customer.as_str(),
-            self.clock.for_postgres(),
+            self.clock.for_postgres() as _,
             MAX_AHEAD,
             seconds(QUIET),
             seconds(WAITED),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::failures::FailureGroup;
-use crate::domain::{EventId, SourceName, TargetName};
+use crate::domain::{EventId, PgInstant, SourceName, TargetName};
 use crate::outbox::{Activity, Budget, HoldReason, Outbox, StoreError};
 use crate::shops::Erasure;
 
@@ -205,11 +205,11 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`].
     pub async fn status(&self) -> Result<Status, StoreError> {
-        let now = self.clock.now();
+        let now = self.now().await?;
         let targets = self.target_status(now).await?;
         let sources = self.source_status(now).await?;
         Ok(Status {
-            at: now,
+            at: now.utc(),
             intake: IntakeStatus {
                 last_minute: sources.iter().map(|(_, last_minute)| last_minute).sum(),
                 last_hour: sources.iter().map(|(source, _)| source.last_hour).sum(),
@@ -226,7 +226,7 @@ impl Outbox {
         })
     }
 
-    async fn target_status(&self, now: DateTime<Utc>) -> Result<Vec<TargetStatus>, StoreError> {
+    async fn target_status(&self, now: PgInstant) -> Result<Vec<TargetStatus>, StoreError> {
         let rows = sqlx::query!(
             r#"
             select
@@ -267,10 +267,11 @@ impl Outbox {
             ) as used on used.target = t.name
             order by t.name
             "#,
-            now,
+            now as _,
         )
         .fetch_all(&self.pool)
         .await?;
+        let now = now.utc();
         let status = rows.into_iter().map(|row| {
             let limit =
                 row.rate_limit_per_minute.and_then(|limit| u32::try_from(limit).ok()).filter(|limit| *limit > 0);
@@ -305,8 +306,8 @@ impl Outbox {
     }
 
     /// Each source, with its deliveries in the last minute.
-    async fn source_status(&self, now: DateTime<Utc>) -> Result<Vec<(SourceStatus, i64)>, StoreError> {
-        let activity = self.activity().await?;
+    async fn source_status(&self, now: PgInstant) -> Result<Vec<(SourceStatus, i64)>, StoreError> {
+        let activity = self.activity(now).await?;
         let activity: BTreeMap<_, _> = activity.iter().map(|activity| (&activity.source, activity)).collect();
         let rows = sqlx::query!(
             r#"
@@ -325,8 +326,8 @@ impl Outbox {
             ) as received on received.source = s.name
             order by s.name
             "#,
-            EventId::first_at(now - Duration::from_hours(1)).0,
-            EventId::first_at(now - Duration::from_mins(1)).0,
+            EventId::first_at((now - Duration::from_hours(1)).utc()).0,
+            EventId::first_at((now - Duration::from_mins(1)).utc()).0,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -345,7 +346,7 @@ impl Outbox {
         Ok(status.collect())
     }
 
-    async fn sync_status(&self, now: DateTime<Utc>) -> Result<SyncStatus, StoreError> {
+    async fn sync_status(&self, now: PgInstant) -> Result<SyncStatus, StoreError> {
         let status = sqlx::query_as!(
             SyncStatus,
             r#"
@@ -366,7 +367,7 @@ impl Outbox {
                 where finished_at > $1::timestamptz - interval '1 hour'
             ) as settled
             "#,
-            now,
+            now as _,
         )
         .fetch_one(&self.pool)
         .await?;
@@ -416,7 +417,7 @@ impl Outbox {
         Ok(held.collect())
     }
 
-    async fn recent_notices(&self, now: DateTime<Utc>) -> Result<Vec<NoticeStatus>, StoreError> {
+    async fn recent_notices(&self, now: PgInstant) -> Result<Vec<NoticeStatus>, StoreError> {
         let notices = sqlx::query_as!(
             NoticeStatus,
             r#"
@@ -426,7 +427,7 @@ impl Outbox {
             order by last_at desc, kind, subject
             limit $2
             "#,
-            now,
+            now as _,
             MAX_NOTICES,
         )
         .fetch_all(&self.pool)
@@ -476,8 +477,8 @@ fn all_backlogs(targets: &[TargetStatus]) -> BacklogStatus {
     })
 }
 
-fn silence(activity: &Activity, kind: &str, now: DateTime<Utc>) -> Option<Silence> {
-    let quiet_for = (now - activity.last_received_at).to_std().unwrap_or_default();
+fn silence(activity: &Activity, kind: &str, now: PgInstant) -> Option<Silence> {
+    let quiet_for = now.since(activity.last_received_at);
     if activity.expected_since < SILENT_AT || quiet_for < SHORTEST_SILENCE {
         return None;
     }

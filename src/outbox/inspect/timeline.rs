@@ -37,7 +37,7 @@ impl Outbox {
     /// # Errors
     /// [`StoreError`].
     pub async fn timeline(&self, minutes: u32) -> Result<Timeline, StoreError> {
-        let now = self.clock.now();
+        let now = self.now().await?;
         let span = Duration::from_mins(u64::from(minutes.clamp(1, 24 * 60) - 1));
         let minutes = sqlx::query_as!(
             Minute,
@@ -78,9 +78,9 @@ impl Outbox {
             left join requests using (at)
             order by frame.at
             "#,
-            now - span,
-            now,
-            EventId::first_at(now - span - Duration::from_mins(1)).0,
+            (now - span) as _,
+            now as _,
+            EventId::first_at((now - span - Duration::from_mins(1)).utc()).0,
         )
         .fetch_all(&self.pool)
         .await?;

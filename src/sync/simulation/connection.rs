@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Chance, Steps};
-use crate::domain::{Clock, EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName};
+use crate::domain::{EventId, FlexportalCustomerId, ShopCustomerId, SourceName, TargetName};
 use crate::outbox::in_memory::InMemory;
 use crate::outbox::{
     Budget, ClaimedCustomer, Grant, HoldReason, Known, Leave, Look, Queue, Settled, Settlement, Sharer, StoreError,
@@ -71,10 +71,6 @@ impl Connection {
 }
 
 impl Queue for Connection {
-    fn clock(&self) -> &Clock {
-        self.store.clock()
-    }
-
     async fn look(&self, target: &TargetName) -> Result<Look, StoreError> {
         self.statement(self.store.look(target)).await
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::history::{Fault, Setting};
 use super::{Chance, Steps};
-use crate::domain::{Clock, OrderKey};
+use crate::domain::OrderKey;
 use crate::flexportal::{Api, Exchange, FlexportalError, Found, Operation, UpdateCustomer, Updated};
 
 /// On its way to FlexPortal a request takes this long at most: what the budget leaves for the network.
@@ -258,7 +258,6 @@ pub(super) struct Line {
     pub(super) flexportal: SimulatedFlexportal,
     pub(super) timeout: Duration,
     pub(super) longest_under_way: Duration,
-    pub(super) clock: Clock,
 }
 
 impl Line {
@@ -269,7 +268,7 @@ impl Line {
         request_body: Option<String>,
         carry_out: impl FnOnce(&mut State) -> Result<T, FlexportalError> + Send + 'static,
     ) -> Exchange<T> {
-        let (started_at, start) = (self.clock.now(), Instant::now());
+        let started = Instant::now();
         let (answer, answered) = oneshot::channel();
         // It goes on its way, whatever becomes of the worker.
         tokio::spawn(self.flexportal.clone().receive(put, carry_out, answer));
@@ -278,8 +277,8 @@ impl Line {
             Ok(Err(_)) => (None, Err(FlexportalError::Disconnected("dropped".to_owned()))),
             Err(_) => (None, Err(FlexportalError::TimedOut)),
         };
-        let duration = start.elapsed();
-        Exchange { operation, started_at, duration, request_body, http_status, response_body: None, outcome }
+        let duration = started.elapsed();
+        Exchange { operation, started, duration, request_body, http_status, response_body: None, outcome }
     }
 }
 

@@ -119,7 +119,6 @@ impl Simulation {
                 flexportal: self.flexportal.clone(),
                 timeout: self.setting.timeout,
                 longest_under_way: self.setting.timeout * 2 + Duration::from_secs(5),
-                clock: self.clock.clone(),
             },
             budget: Budget::per_minute(self.setting.limit),
             wishes: Wishes { country_format: CountryFormat::Name, send_email: false },

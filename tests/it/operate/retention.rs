@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+use flexportal_sync::domain::Clock;
 use flexportal_sync::fake_flexportal::Failure;
 use serde_json::json;
 
@@ -34,6 +36,38 @@ async fn finished_events_go_after_their_time_and_failed_and_waiting_ones_stay() 
     assert_eq!(app.count("select count(*) from failed_syncs where request_body is not null").await, 1);
     assert_eq!(app.count("select count(*) from duplicates").await, 0);
     assert_eq!(app.count("select count(*) from customer_links").await, 4, "who is who is kept");
+}
+
+#[tokio::test]
+async fn a_process_whose_clock_is_wrong_removes_nothing_and_says_so() {
+    let app = App::start_with(&[("RETENTION", "30d")], "").await;
+    app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    for days in [40, -40] {
+        let clock = Clock::manual(app.clock.now() + TimeDelta::days(days));
+        app.upkeep_by(clock).round().await.expect("the database");
+    }
+    assert_eq!(app.count("select count(*) from deliveries").await, 1, "it finished just now");
+    app.outbox.keep_notices().await.expect("the database");
+    let told = "select sum(count)::bigint from notices where kind = 'clocks_differ' and subject = 'retention'";
+    assert_eq!(app.count(told).await, 2);
+
+    app.advance(DAY * 31);
+    app.upkeep_by(Clock::manual(app.clock.now() + TimeDelta::minutes(61))).round().await.expect("the database");
+    assert_eq!(app.count("select count(*) from deliveries").await, 1, "until it is known which clock is wrong");
+    app.upkeep_by(Clock::manual(app.clock.now() + TimeDelta::minutes(59))).round().await.expect("the database");
+    assert_eq!(app.count("select count(*) from deliveries").await, 0);
+}
+
+#[tokio::test]
+async fn what_is_removed_is_decided_by_postgres_clock() {
+    let app = App::start_with(&[("RETENTION", "30d")], "").await;
+    app.sync(linked(1, 0, &json!({"phone": "1"}))).await;
+    app.advance(DAY * 29 + Duration::from_mins(23 * 60 + 50));
+    app.upkeep_by(Clock::manual(app.clock.now() + TimeDelta::minutes(50))).round().await.expect("the database");
+    assert_eq!(app.count("select count(*) from deliveries").await, 1);
+    app.advance(Duration::from_mins(20));
+    app.upkeep_by(Clock::manual(app.clock.now() - TimeDelta::minutes(50))).round().await.expect("the database");
+    assert_eq!(app.count("select count(*) from deliveries").await, 0);
 }
 
 #[tokio::test]

@@ -140,7 +140,12 @@ impl App {
 
     /// What is done beside the sync.
     pub fn upkeep(&self) -> Upkeep {
-        Upkeep::new(self.outbox.clone(), self.config.retention)
+        self.upkeep_by(self.clock.clone())
+    }
+
+    /// The upkeep of a process whose own clock shows something else than Postgres'.
+    pub fn upkeep_by(&self, clock: Clock) -> Upkeep {
+        Upkeep::new(self.outbox.clone(), self.config.retention, clock)
     }
 
     /// Works until nothing is due.
