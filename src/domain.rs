@@ -16,7 +16,7 @@ pub mod status;
 mod tenant;
 
 pub use acknowledged::{Acknowledged, Acknowledgement, ValueHash};
-pub use clock::{Clock, Dice, Moment, PgClock, PgInstant};
+pub use clock::{Clock, ClockReading, ClockStep, ClockWatch, Dice, Moment, PgClock, PgInstant};
 pub(crate) use counted::counted;
 pub use customer::{Address, CustomerEvent, CustomerStatus, CustomerType, Field, FieldValue, Said};
 pub use ids::{DeliveryId, EventId, FlexportalCustomerId, IdError, LeaseId, ShopCustomerId, SourceName, TargetName};

@@ -10,5 +10,5 @@ mod request;
 
 pub use api::Api;
 pub use client::{Client, Exchange, Found, Operation, Updated};
-pub use error::{FlexportalError, retry_after};
+pub use error::{FlexportalError, LONGEST_RETRY_AFTER, retry_after};
 pub use request::{AddressInput, CustomerChange, Status, UpdateCustomer};

@@ -31,6 +31,7 @@ use crate::notices::Notices;
 mod activity;
 mod arrival;
 mod claim;
+mod clamp;
 mod committer;
 mod erase;
 mod gathering;
@@ -60,6 +61,7 @@ mod warm;
 
 pub use activity::Activity;
 pub use claim::{ClaimedCustomer, Look};
+pub use clamp::Clamped;
 pub use committer::{CommitError, Committer};
 pub use erase::Erased;
 pub use hearing::Standing;

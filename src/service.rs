@@ -83,6 +83,7 @@ pub struct Service {
     clock: Clock,
     max_body_bytes: usize,
     retention: Duration,
+    longest_delay: Duration,
     role: Role,
     targets: Vec<KnownTarget>,
     /// The admin API and the console, where there is a token.
@@ -152,6 +153,7 @@ impl Service {
             clock,
             max_body_bytes: config.max_body_bytes,
             retention: config.retention,
+            longest_delay: config.retry.longest_delay(),
             role,
             targets: config.targets.iter().map(KnownTarget::from).collect(),
         })
@@ -247,7 +249,7 @@ impl Service {
         };
         if let Some(worker) = self.worker.clone() {
             working.push(once_prepared(Box::pin(worker.run(leaving.asked.clone()))));
-            let upkeep = Upkeep::new(self.outbox.clone(), self.retention, self.clock.clone());
+            let upkeep = Upkeep::new(self.outbox.clone(), self.retention, self.longest_delay, self.clock.clone());
             working.push(once_prepared(Box::pin(upkeep.run(leaving.asked.clone()))));
         }
         let served = CancellationToken::new();

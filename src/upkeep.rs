@@ -1,19 +1,21 @@
 //! Upkeep, beside the sync: privacy requests are acted on, deliveries counted by the hour, and what has long been finished
-//! is removed. Any number of processes may do it at once; each round takes what nobody else is at.
+//! is removed; and what was stored ahead of a clock that was set back is moved. Any number of processes may do it at once; each round takes what nobody else is at.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{Clock, ShopCustomerId};
+use crate::domain::{Clock, ClockReading, ClockStep, ClockWatch, ShopCustomerId};
 use crate::notices::NoticeKind;
 use crate::outbox::{DoneBy, OfShop, Outbox, PrivacyRequest, StoreError};
 use crate::shops::Erasure;
 
 /// Between two rounds. A shop gives a month for an erasure; silence is told by the quarter of an hour.
 const EVERY: Duration = Duration::from_secs(10);
-/// Between two looks for changes that were stored without a place in the queue.
+/// Between two looks for changes that were stored without a place in the queue, and at Postgres' clock.
 const QUEUES_EVERY: Duration = Duration::from_secs(1);
 /// While the process's clock and Postgres' differ by more, nothing is removed.
 const CLOCKS_AGREE_WITHIN: TimeDelta = TimeDelta::hours(1);
@@ -25,14 +27,19 @@ const BREATH: Duration = Duration::from_millis(200);
 pub struct Upkeep {
     outbox: Outbox,
     retention: Duration,
+    longest_delay: Duration,
     clock: Clock,
+    watch: Arc<Mutex<ClockWatch>>,
+    /// What was stored before the start was looked at.
+    is_clamped: Arc<AtomicBool>,
 }
 
 impl Upkeep {
     /// `retention`: finished events older than this are removed, while the process's clock agrees with Postgres'.
+    /// `longest_delay`: that of a retry.
     #[must_use]
-    pub fn new(outbox: Outbox, retention: Duration, clock: Clock) -> Self {
-        Self { outbox, retention, clock }
+    pub fn new(outbox: Outbox, retention: Duration, longest_delay: Duration, clock: Clock) -> Self {
+        Self { outbox, retention, longest_delay, clock, watch: Arc::default(), is_clamped: Arc::default() }
     }
 
     /// Does what there is to do, every few seconds, until `shutdown`.
@@ -45,9 +52,9 @@ impl Upkeep {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                queued = self.queue_left_out() => {
-                    if let Err(error) = queued {
-                        tracing::debug!(error = %error, "changes without a place in the queue wait for the database");
+                done = async { self.queue_left_out().await.and(self.follow_the_clock().await) } => {
+                    if let Err(error) = done {
+                        tracing::debug!(error = %error, "what has no place in the queue, or too late a one, waits for the database");
                     }
                 }
             }
@@ -65,6 +72,41 @@ impl Upkeep {
     /// [`StoreError`].
     pub async fn queue_left_out(&self) -> Result<(), StoreError> {
         if self.outbox.queue_left_out().await? {
+            self.outbox.wake_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Where Postgres' clock was set back since the last time, or perhaps before the first, moves what was stored by it and
+    /// lies further ahead than it can: nobody waits for that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is done the next time.
+    pub async fn follow_the_clock(&self) -> Result<(), StoreError> {
+        let asked_at = self.clock.passed();
+        let shown = self.outbox.now().await?;
+        let reading = ClockReading { asked_at, shown, answered_at: self.clock.passed() };
+        let step = {
+            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            let step = watch.step_until(reading);
+            watch.remember(reading);
+            step
+        };
+        if matches!(step, Some(ClockStep::Back(_))) {
+            self.is_clamped.store(false, Ordering::Relaxed);
+        }
+        if self.is_clamped.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let clamped = self.outbox.clamp(self.longest_delay).await?;
+        self.is_clamped.store(true, Ordering::Relaxed);
+        if clamped.targets + clamped.customers > 0 {
+            tracing::warn!(
+                targets = clamped.targets,
+                customers = clamped.customers,
+                "quota, holds, claims or delays lay further ahead than they can, as after Postgres' clock was set back: they \
+                 were moved to where they can be at most"
+            );
             self.outbox.wake_all().await?;
         }
         Ok(())

@@ -129,6 +129,9 @@ async fn flexportal(target: &Target, outbox: Option<&Outbox>, report: &mut Repor
         match outbox.hold_of(&target.name).await {
             Ok(None) => {}
             Ok(Some(HoldReason::RateLimited)) => Report::note(&what, "held after an answer 429: it goes on by itself"),
+            Ok(Some(HoldReason::ClockStep)) => {
+                Report::note(&what, "held since Postgres' clock was set forward: it goes on by itself within a minute");
+            }
             Ok(Some(HoldReason::Refused)) => report.bad(
                 &what,
                 "paused: FlexPortal answered 401 or 403, and events wait; mend FLEXPORTAL_API_KEY, its permissions, or \

@@ -1,11 +1,11 @@
 //! Time and chance: the only file that asks the machine for either.
 
 use std::ops::{Add, Sub};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::RngExt;
 use tokio::time::Instant;
 
@@ -17,8 +17,8 @@ use tokio::time::Instant;
 pub enum Clock {
     /// The machine's.
     System,
-    /// Moved by hand; microseconds since the epoch.
-    Manual(Arc<AtomicI64>),
+    /// Moved by hand.
+    Manual(Arc<ByHand>),
     /// The runtime's, which runs as fast as the simulation can.
     #[cfg(test)]
     Simulated {
@@ -29,11 +29,25 @@ pub enum Clock {
     },
 }
 
+/// A clock that is moved by hand, in microseconds.
+#[derive(Debug)]
+pub struct ByHand {
+    /// What it shows, since the epoch.
+    shows: AtomicI64,
+    /// How much time has passed.
+    passed: AtomicI64,
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl Clock {
     /// A clock that stands still at `start` until it is moved.
     #[must_use]
     pub fn manual(start: DateTime<Utc>) -> Self {
-        Self::Manual(Arc::new(AtomicI64::new(start.timestamp_micros())))
+        let shows = AtomicI64::new(start.timestamp_micros());
+        Self::Manual(Arc::new(ByHand { shows, passed: AtomicI64::default() }))
     }
 
     /// Now.
@@ -42,7 +56,9 @@ impl Clock {
     pub fn now(&self) -> DateTime<Utc> {
         match self {
             Self::System => Utc::now(),
-            Self::Manual(micros) => DateTime::from_timestamp_micros(micros.load(Ordering::SeqCst)).unwrap_or_default(),
+            Self::Manual(hand) => {
+                DateTime::from_timestamp_micros(hand.shows.load(Ordering::SeqCst)).unwrap_or_default()
+            }
             #[cfg(test)]
             Self::Simulated { start, since } => *start + since.elapsed(),
         }
@@ -59,18 +75,40 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock back, as a correction of the machine's does.
-    pub fn set_back(&self, by: std::time::Duration) {
-        if let Self::Manual(micros) = self {
-            micros.fetch_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    /// How much time has passed since some moment, whatever the clock was set to in between.
+    #[must_use]
+    pub fn passed(&self) -> Duration {
+        static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+        match self {
+            Self::System => START.elapsed(),
+            Self::Manual(hand) => {
+                Duration::from_micros(u64::try_from(hand.passed.load(Ordering::SeqCst)).unwrap_or_default())
+            }
+            #[cfg(test)]
+            Self::Simulated { since, .. } => since.elapsed(),
         }
     }
 
-    /// Moves a manual clock on; the machine's cannot be moved.
-    pub fn advance(&self, by: std::time::Duration) {
-        if let Self::Manual(micros) = self {
-            micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    /// Sets a manual clock back, as a correction of the machine's does; no time passes.
+    pub fn set_back(&self, by: Duration) {
+        if let Self::Manual(hand) = self {
+            hand.shows.fetch_sub(micros(by), Ordering::SeqCst);
         }
+    }
+
+    /// Sets a manual clock forward; no time passes.
+    pub fn set_forward(&self, by: Duration) {
+        if let Self::Manual(hand) = self {
+            hand.shows.fetch_add(micros(by), Ordering::SeqCst);
+        }
+    }
+
+    /// Lets time pass by a manual clock; the machine's cannot be moved.
+    pub fn advance(&self, by: Duration) {
+        if let Self::Manual(hand) = self {
+            hand.passed.fetch_add(micros(by), Ordering::SeqCst);
+        }
+        self.set_forward(by);
     }
 }
 
@@ -164,6 +202,62 @@ impl Moment {
     }
 }
 
+/// A step that is longer than this is noticed.
+const SHORTEST_STEP: TimeDelta = TimeDelta::seconds(1);
+
+/// How Postgres' clock was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockStep {
+    /// Forward, by so much at most.
+    Forward(Duration),
+    /// Back, by so much at least.
+    Back(Duration),
+}
+
+/// What Postgres' clock showed.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockReading {
+    /// By the process's own measure, a moment before: see [`Clock::passed`].
+    pub asked_at: Duration,
+    /// What it showed.
+    pub shown: PgInstant,
+    /// By the process's own measure, a moment after.
+    pub answered_at: Duration,
+}
+
+/// Compares how far Postgres' clock moves with how much time passes for the process.
+#[derive(Debug, Default)]
+pub struct ClockWatch {
+    last: Option<ClockReading>,
+}
+
+impl ClockWatch {
+    /// By how much the clock was set since the reading that is remembered, if by more than a second.
+    ///
+    /// When exactly the clock was read is not known, only when it was asked: a slow answer hides a step of its length.
+    #[must_use]
+    pub fn step_until(&self, reading: ClockReading) -> Option<ClockStep> {
+        let last = self.last?;
+        let moved = reading.shown.0 - last.shown.0;
+        let passed = |from: Duration, to: Duration| TimeDelta::from_std(to.saturating_sub(from)).unwrap_or_default();
+        let at_most = passed(last.asked_at, reading.answered_at);
+        let at_least = passed(last.answered_at, reading.asked_at);
+        if moved - at_most > SHORTEST_STEP {
+            return Some(ClockStep::Forward((moved - at_least).to_std().unwrap_or_default()));
+        }
+        let is_later = reading.asked_at >= last.asked_at;
+        (is_later && at_least - moved > SHORTEST_STEP)
+            .then(|| ClockStep::Back((at_least - moved).to_std().unwrap_or_default()))
+    }
+
+    /// Later ones are compared with this reading, unless an even later one is remembered.
+    pub fn remember(&mut self, reading: ClockReading) {
+        if self.last.is_none_or(|last| last.asked_at <= reading.asked_at) {
+            self.last = Some(reading);
+        }
+    }
+}
+
 /// Uniform chance in `[0, 1)`.
 #[derive(Debug, Clone)]
 pub enum Dice {
@@ -232,9 +326,48 @@ mod tests {
     fn a_manual_clock_moves_only_by_hand() {
         let clock = Clock::manual(DateTime::from_timestamp(0, 0).expect("in range"));
         let before = clock.now();
-        clock.advance(std::time::Duration::from_mins(1));
+        clock.advance(Duration::from_mins(1));
         assert_eq!((clock.now() - before).num_seconds(), 60);
         assert_eq!(clock.for_postgres().map(PgInstant::utc), Some(clock.now()));
         assert_eq!(Clock::System.for_postgres(), None);
+    }
+
+    #[test]
+    fn a_step_of_postgres_clock_is_told_from_time_that_passes_and_from_slow_answers() {
+        let at = |seconds| PgInstant(DateTime::from_timestamp(seconds, 0).expect("in range"));
+        let reading = |asked, shown, answered| ClockReading {
+            asked_at: Duration::from_secs(asked),
+            shown: at(shown),
+            answered_at: Duration::from_secs(answered),
+        };
+        let step = |first: (u64, i64, u64), second: (u64, i64, u64)| {
+            let mut watch = ClockWatch::default();
+            watch.remember(reading(first.0, first.1, first.2));
+            watch.step_until(reading(second.0, second.1, second.2))
+        };
+        let (forward, back) = (
+            |by| Some(ClockStep::Forward(Duration::from_secs(by))),
+            |by| Some(ClockStep::Back(Duration::from_secs(by))),
+        );
+        assert_eq!(step((0, 1_000, 0), (60, 1_060, 60)), None);
+        assert_eq!(step((0, 1_000, 0), (60, 1_061, 60)), None, "a second is no step");
+        assert_eq!(step((0, 1_000, 0), (60, 1_062, 60)), forward(2));
+        assert_eq!(step((0, 1_000, 0), (60, 1_059, 60)), None);
+        assert_eq!(step((0, 1_000, 0), (60, 1_058, 60)), back(2));
+        assert_eq!(step((0, 1_000, 3), (60, 1_061, 60)), None, "it may have been read at once");
+        assert_eq!(step((0, 1_000, 3), (60, 1_065, 60)), forward(8), "and may have been read late");
+        assert_eq!(step((0, 1_000, 0), (60, 1_062, 63)), None);
+        assert_eq!(step((10, 1_010, 11), (0, 1_000, 12)), None, "an earlier question that was answered late");
+        assert_eq!(step((10, 1_010, 11), (0, 1_020, 12)), forward(10), "and that saw the step");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_by_hand_shows_another_time_and_no_time_has_passed() {
+        let clock = Clock::manual(DateTime::UNIX_EPOCH);
+        clock.advance(Duration::from_hours(2));
+        clock.set_forward(Duration::from_secs(10));
+        clock.set_back(Duration::from_hours(1));
+        assert_eq!(clock.now(), DateTime::UNIX_EPOCH + TimeDelta::seconds(3_610));
+        assert_eq!(clock.passed(), Duration::from_hours(2));
     }
 }

@@ -41,6 +41,12 @@ impl RetryPolicy {
         before.saturating_add(pause.min(self.max_delay))
     }
 
+    /// The longest delay there is.
+    #[must_use]
+    pub fn longest_delay(&self) -> Duration {
+        self.max_delay
+    }
+
     /// How long to wait after a failed attempt, or `None` if it was the last.
     ///
     /// Full jitter: `roll` (uniform in `[0, 1)`) times the base delay, doubled with every attempt, capped at

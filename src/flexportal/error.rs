@@ -179,6 +179,9 @@ pub(super) fn shown(text: &str, max_characters: usize) -> String {
     text.chars().take(max_characters).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// However long FlexPortal asks to wait.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
 /// FlexPortal does not say how `Retry-After` is written: seconds, also with a fraction, and HTTP dates are read; one minute
 /// is assumed where it is absent or unreadable, and an absurd wait is cut to an hour.
 ///
@@ -186,21 +189,20 @@ pub(super) fn shown(text: &str, max_characters: usize) -> String {
 #[must_use]
 pub fn retry_after(value: Option<&str>, sent: Option<&str>, now: DateTime<Utc>) -> Duration {
     const ASSUMED: Duration = Duration::from_mins(1);
-    const LONGEST: Duration = Duration::from_hours(1);
     let Some(value) = value.map(str::trim) else { return ASSUMED };
     let date = |text: &str| httpdate::parse_http_date(text).ok().map(DateTime::<Utc>::from);
     let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && value.bytes().any(|b| b != b'.');
     let wait = if is_number {
         let seconds: Option<f64> = value.parse().ok();
-        seconds.map_or(ASSUMED, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST))
+        seconds.map_or(ASSUMED, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_RETRY_AFTER))
     } else {
         let sent = sent.map(str::trim).and_then(date).unwrap_or(now);
         date(value).map_or(ASSUMED, |until| (until - sent).to_std().unwrap_or_default())
     };
-    if wait > LONGEST {
+    if wait > LONGEST_RETRY_AFTER {
         tracing::warn!(retry_after = value, "FlexPortal asks for an absurd wait: an hour is taken");
     }
-    wait.min(LONGEST)
+    wait.min(LONGEST_RETRY_AFTER)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::{EventId, EventStatus, ShopCustomerId, counted};
-use crate::outbox::{EventDetail, EventSummary, HoldReason, InspectError, MAX_AHEAD, Outbox, QueuePlace};
+use crate::outbox::{EventDetail, EventSummary, InspectError, MAX_AHEAD, Outbox, QueuePlace};
 
 /// An event with all that is known of it, and what that means.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -103,7 +103,7 @@ pub(super) fn waiting(place: &QueuePlace) -> String {
     }
     // What ends by a probe is a pause until the probe has got through.
     if let Some((reason, held_until)) =
-        place.hold.filter(|(reason, until)| *until > place.now || *reason != HoldReason::RateLimited)
+        place.hold.filter(|(reason, until)| *until > place.now || !reason.ends_by_itself())
     {
         return format!(
             "waits for the target `{}`, which is paused for {} at least: {}",

@@ -87,6 +87,7 @@ pub(crate) struct Target {
     used_until: DateTime<Utc>,
     free_places: Vec<DateTime<Utc>>,
     pub(crate) hold: Option<(DateTime<Utc>, HoldReason)>,
+    clock_steps: f64,
 }
 
 impl EventState {
@@ -550,10 +551,12 @@ impl Queue for InMemory {
     async fn take_budget(&self, target: &TargetName, budget: Option<Budget>, wanted: u32) -> Result<Grant, StoreError> {
         let (now, mut state) = (self.clock.now(), self.state());
         let target = state.targets.get_mut(target).expect("it is registered");
+        let clock_steps = target.clock_steps;
+        let clock = self.postgres_now() - Duration::from_secs_f64(clock_steps);
         if let Some((until, _)) = target.hold.filter(|(until, _)| *until > now) {
-            return Ok(Grant { leaves: vec![], is_held: true, wait: (until - now).to_std().ok() });
+            return Ok(Grant { leaves: vec![], is_held: true, wait: (until - now).to_std().ok(), clock, clock_steps });
         }
-        let is_probe = target.hold.is_some_and(|(_, reason)| reason != HoldReason::RateLimited);
+        let is_probe = target.hold.is_some_and(|(_, reason)| !reason.ends_by_itself());
         let wanted = if is_probe { 1 } else { wanted };
         target.free_places.retain(|place| *place >= now);
         let free = target.free_places.len().min(wanted as usize);
@@ -581,7 +584,31 @@ impl Queue for InMemory {
             target.hold = target.hold.filter(|_| is_probe).map(|(_, reason)| (now + PROBE_INTERVAL, reason));
         }
         let leaves = places.into_iter().map(|place| Leave { is_probe, place }).collect();
-        Ok(Grant { leaves, is_held: false, wait })
+        Ok(Grant { leaves, is_held: false, wait, clock, clock_steps })
+    }
+
+    async fn make_up_for_step(
+        &self,
+        target: &TargetName,
+        budget: Budget,
+        grant: &Grant,
+        step: Duration,
+    ) -> Result<(), StoreError> {
+        let (now, mut state) = (self.clock.now(), self.state());
+        let target = state.targets.get_mut(target).expect("it is registered");
+        #[expect(clippy::float_cmp, reason = "the very number that was read")]
+        if target.clock_steps != grant.clock_steps {
+            return Ok(());
+        }
+        target.clock_steps += step.as_secs_f64();
+        target.used_until = target.used_until.max((target.used_until + step).min(now + budget.most_ahead()));
+        let until = now + step.min(Duration::from_mins(1));
+        target.hold = Some(match target.hold {
+            Some((before, reason)) if !reason.ends_by_itself() => (before.max(until), reason),
+            Some((before, _)) => (before.max(until), HoldReason::ClockStep),
+            None => (until, HoldReason::ClockStep),
+        });
+        Ok(())
     }
 
     async fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> Result<(), StoreError> {
@@ -592,7 +619,7 @@ impl Queue for InMemory {
         target.free_places.sort_unstable();
         if leaves.iter().any(|leave| leave.is_probe) {
             target.hold = target.hold.map(|(until, reason)| match reason {
-                HoldReason::RateLimited => (until, reason),
+                HoldReason::RateLimited | HoldReason::ClockStep => (until, reason),
                 HoldReason::Refused | HoldReason::Failing => (now, reason),
             });
         }
@@ -613,7 +640,7 @@ impl Queue for InMemory {
     async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
         let mut state = self.state();
         let target = state.targets.get_mut(target).expect("it is registered");
-        target.hold = target.hold.filter(|(_, reason)| *reason == HoldReason::RateLimited);
+        target.hold = target.hold.filter(|(_, reason)| reason.ends_by_itself());
         Ok(())
     }
 

@@ -62,6 +62,13 @@ pub trait Queue: Clone + Send + Sync + 'static {
         budget: Option<Budget>,
         wanted: u32,
     ) -> impl Future<Output = Result<Grant, StoreError>> + Send;
+    fn make_up_for_step(
+        &self,
+        target: &TargetName,
+        budget: Budget,
+        grant: &Grant,
+        step: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn hold(
         &self,
@@ -129,6 +136,16 @@ impl Queue for Outbox {
 
     async fn take_budget(&self, target: &TargetName, budget: Option<Budget>, wanted: u32) -> Result<Grant, StoreError> {
         Self::take_budget(self, target, budget, wanted).await
+    }
+
+    async fn make_up_for_step(
+        &self,
+        target: &TargetName,
+        budget: Budget,
+        grant: &Grant,
+        step: Duration,
+    ) -> Result<(), StoreError> {
+        Self::make_up_for_step(self, target, budget, grant, step).await
     }
 
     async fn give_back(&self, target: &TargetName, leaves: &[Leave]) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outbox, StoreError, seconds};
 use crate::config::{Source, Target};
-use crate::domain::{SourceName, TargetName, Tenant};
+use crate::domain::{PgInstant, SourceName, TargetName, Tenant};
 
 /// A target's limit, as spacing and burst.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,7 +42,7 @@ impl From<&Target> for KnownTarget {
 }
 
 /// What came of asking for leave to make requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Grant {
     /// Leave for one request each.
     pub leaves: Vec<Leave>,
@@ -50,6 +50,10 @@ pub struct Grant {
     pub is_held: bool,
     /// Where there is none: how long until there may be some.
     pub wait: Option<Duration>,
+    /// What Postgres' clock showed, without the steps that were made up for.
+    pub clock: PgInstant,
+    /// How far it was set forward by then, in seconds; made up for.
+    pub clock_steps: f64,
 }
 
 /// Leave to make one request, now.
@@ -79,11 +83,13 @@ pub enum HoldReason {
     Refused,
     /// It failed one customer after the other: probed until it works again.
     Failing,
+    /// Postgres' clock was set forward: until it is sure that the limit is kept.
+    ClockStep,
 }
 
 impl HoldReason {
     /// Each of them.
-    pub const ALL: [Self; 3] = [Self::RateLimited, Self::Refused, Self::Failing];
+    pub const ALL: [Self; 4] = [Self::RateLimited, Self::Refused, Self::Failing, Self::ClockStep];
 
     /// The word as stored and shown.
     #[must_use]
@@ -92,7 +98,14 @@ impl HoldReason {
             Self::RateLimited => "rate_limited",
             Self::Refused => "refused",
             Self::Failing => "failing",
+            Self::ClockStep => "clock_step",
         }
+    }
+
+    /// Whether it is over with its time; the others end by a probe.
+    #[must_use]
+    pub fn ends_by_itself(self) -> bool {
+        matches!(self, Self::RateLimited | Self::ClockStep)
     }
 
     pub(super) fn of_word(word: &str) -> Option<Self> {
@@ -112,6 +125,10 @@ impl HoldReason {
                 "FlexPortal failed one customer after the other, and events wait: it is probed every 30 s and goes on \
                  by itself"
             }
+            Self::ClockStep => {
+                "Postgres' clock was set forward, and the quota would be exceeded: it goes on by itself within a minute; \
+                 let the clock of Postgres' machine be corrected little by little, not by steps"
+            }
         }
     }
 }
@@ -127,6 +144,9 @@ const MAX_FREE_PLACES: i64 = 256;
 /// the network's.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// After a minute without a request no step matters.
+const LONGEST_STEP_HOLD: Duration = Duration::from_mins(1);
+
 impl Budget {
     /// A tenth of the limit at once, the rest evenly spaced; `None` for no limit.
     #[must_use]
@@ -138,6 +158,11 @@ impl Budget {
         // A burst and then `limit - burst` more: the next place lies just outside of a minute and its slack.
         let spacing = (Duration::from_mins(1) + SLACK).div_f64(f64::from(limit - burst + 1));
         Some(Self { spacing, early: spacing * (burst - 1) })
+    }
+
+    /// How far ahead of now places can be taken.
+    pub(super) fn most_ahead(self) -> Duration {
+        self.early + self.spacing
     }
 
     /// How many requests could go out at once, where all places up to `used_until` are taken.
@@ -316,6 +341,7 @@ impl Outbox {
                     name,
                     moment.now,
                     held_until,
+                    clock_steps_seconds,
                     coalesce(held_until > moment.now, false) as is_held,
                     coalesce(held_until <= moment.now and hold_reason in ('refused', 'failing'), false) as is_probe,
                     greatest(budget_used_until, moment.now) as used_until,
@@ -369,6 +395,8 @@ impl Outbox {
                 places as "places!",
                 is_probe as "is_probe!",
                 is_held as "is_held!",
+                now - make_interval(secs => clock_steps_seconds) as "clock!: PgInstant",
+                clock_steps_seconds as "clock_steps!",
                 case
                     when is_held then extract(epoch from held_until - now)::float8
                     when $4::float8 > 0 and cardinality(places) = 0 then extract(epoch from used_until - now)::float8 - $5::float8
@@ -392,7 +420,50 @@ impl Outbox {
             leaves: places.take(requests).map(|place| Leave { is_probe, place }).collect(),
             is_held: row.is_held,
             wait: row.wait.map(|wait| Duration::try_from_secs_f64(wait).unwrap_or_default()),
+            clock: row.clock,
+            clock_steps: row.clock_steps,
         })
+    }
+
+    /// Makes up for a step forward of Postgres' clock, which `grant` was found to have seen: as many places as came too
+    /// early are taken, and the target is held for as long as the step was, a minute at most. Once, whoever notices it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn make_up_for_step(
+        &self,
+        target: &TargetName,
+        budget: Budget,
+        grant: &Grant,
+        step: Duration,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"
+            -- make_up_for_step
+            update targets
+            set budget_used_until = greatest(
+                    budget_used_until,
+                    -- no more than all that may be taken at once
+                    least(budget_used_until + make_interval(secs => $3), moment.now + make_interval(secs => $4))
+                ),
+                held_until = greatest(held_until, moment.now + make_interval(secs => least($3, $5))),
+                -- what ends by a probe still does
+                hold_reason = case when hold_reason in ('refused', 'failing') then hold_reason else 'clock_step' end,
+                clock_steps_seconds = clock_steps_seconds + $3
+            from (select coalesce($6::timestamptz, clock_timestamp()) as now) moment
+            where name = $1
+              and clock_steps_seconds = $2       -- else another process has noticed it, too
+            "#,
+            target.as_str(),
+            grant.clock_steps,
+            seconds(step),
+            seconds(budget.most_ahead()),
+            seconds(LONGEST_STEP_HOLD),
+            self.clock.for_postgres() as _,
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Gives back leave that was not used.
@@ -419,7 +490,7 @@ impl Outbox {
                     limit $5
                 ),
                 -- a probe that asked nothing leaves the question open: the next may come at once
-                held_until = case when $3 and hold_reason <> 'rate_limited' then moment.now else held_until end
+                held_until = case when $3 and hold_reason in ('refused', 'failing') then moment.now else held_until end
             from (select coalesce($4::timestamptz, clock_timestamp()) as now) moment
             where name = $1
             "#,
@@ -445,7 +516,7 @@ impl Outbox {
             select hold_reason
             from targets
             where name = $1
-              and (held_until > coalesce($2::timestamptz, clock_timestamp()) or hold_reason <> 'rate_limited')
+              and (held_until > coalesce($2::timestamptz, clock_timestamp()) or hold_reason in ('refused', 'failing'))
             "#,
             target.as_str(),
             self.clock.for_postgres() as _,
@@ -485,7 +556,7 @@ impl Outbox {
     /// [`StoreError::Unavailable`].
     pub async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
         sqlx::query!(
-            "update targets set held_until = null, hold_reason = null where name = $1 and hold_reason <> 'rate_limited'",
+            "update targets set held_until = null, hold_reason = null where name = $1 and hold_reason in ('refused', 'failing')",
             target.as_str(),
         )
         .execute(&self.pool)

@@ -13,11 +13,13 @@ use tracing::{Instrument, Span};
 use super::breaker::Breaker;
 use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
-use crate::domain::{EventId, FlexportalCustomerId, Moment, ShopCustomerId, TargetName};
+use crate::domain::{
+    Clock, ClockReading, ClockStep, ClockWatch, EventId, FlexportalCustomerId, Moment, ShopCustomerId, TargetName,
+};
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
 use crate::metrics::{Metrics, outcome_of};
 use crate::outbox::{
-    Budget, ClaimedCustomer, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, Settlement, Sharer, StoreError,
+    Budget, ClaimedCustomer, Grant, HoldReason, LEASE, Leave, PROBE_INTERVAL, Queue, Settlement, Sharer, StoreError,
     WaitingEvent, timely,
 };
 use crate::telemetry;
@@ -41,6 +43,8 @@ pub(crate) struct TargetLine<A = Client> {
     pub(crate) budget: Option<Budget>,
     pub(crate) wishes: Wishes,
     pub(crate) metrics: Metrics,
+    /// By which time passes for this process.
+    pub(crate) clock: Clock,
     pub(crate) mood: Mutex<Mood>,
 }
 
@@ -52,12 +56,42 @@ pub(crate) struct Mood {
     held_at: Option<Instant>,
     /// How long its answers take, the latest counting most.
     usual: Option<Duration>,
+    /// Postgres' clock, as its budget is shared by it.
+    watch: ClockWatch,
 }
 
 impl<A> TargetLine<A> {
     /// Whether it answers so fast that the way to the database is what takes time.
     pub(super) fn answers_at_once(&self) -> bool {
         self.mood().usual.is_some_and(|usual| usual <= AT_ONCE)
+    }
+
+    /// Asks for leave to make up to `wanted` requests now; none where Postgres' clock was set forward since it was asked
+    /// the last time, by which places in the budget come too early.
+    pub(super) async fn take_budget<Q: Queue>(&self, outbox: &Q, wanted: u32) -> Result<Grant, StoreError> {
+        let asked_at = self.clock.passed();
+        let grant = timely(outbox.take_budget(&self.name, self.budget, wanted)).await?;
+        let Some(budget) = self.budget else { return Ok(grant) };
+        let step = {
+            let mut mood = self.mood();
+            let reading = ClockReading { asked_at, shown: grant.clock, answered_at: self.clock.passed() };
+            if let Some(ClockStep::Forward(step)) = mood.watch.step_until(reading) {
+                // Leave that was given since the step is void, whoever has it.
+                mood.held_at = Some(Instant::now());
+                step
+            } else {
+                mood.watch.remember(reading);
+                return Ok(grant);
+            }
+        };
+        tracing::warn!(
+            target = %self.name,
+            step_seconds = step.as_secs_f64(),
+            "Postgres' clock was set forward: the target is held for as long, a minute at most, so that the limit is kept"
+        );
+        // If that is cut off, the next one finds the same step.
+        timely(outbox.make_up_for_step(&self.name, budget, &grant, step)).await?;
+        Ok(Grant { leaves: vec![], is_held: true, wait: Some(step), ..grant })
     }
 
     fn mood(&self) -> std::sync::MutexGuard<'_, Mood> {
@@ -291,8 +325,7 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
                 return Err(Interrupted::NotNow);
             }
             let asked_at = Instant::now();
-            let taking = timely(self.outbox.take_budget(&self.target.name, self.target.budget, 1));
-            let grant = taking.await.map_err(Interrupted::Store)?;
+            let grant = self.target.take_budget(self.outbox, 1).await.map_err(Interrupted::Store)?;
             if grant.is_held {
                 return Err(Interrupted::NotNow);
             }

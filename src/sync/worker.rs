@@ -88,6 +88,7 @@ impl Worker {
                 budget: Budget::per_minute(target.rate_limit_per_minute),
                 wishes: Wishes { country_format: target.country_format, send_email: target.send_email },
                 metrics: metrics.clone(),
+                clock: clock.clone(),
                 mood: Mutex::default(),
             }))
         });
@@ -280,7 +281,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
         if !look.is_due || look.held_for.is_some() || is_free {
             return Ok(nothing(look.held_for));
         }
-        let grant = timely(self.outbox.take_budget(&target.name, target.budget, room)).await?;
+        let grant = target.take_budget(&self.outbox, room).await?;
         if grant.leaves.is_empty() {
             return Ok(nothing(grant.wait));
         }
@@ -594,6 +595,7 @@ mod tests {
                 budget: None,
                 wishes: Wishes { country_format: CountryFormat::Name, send_email: false },
                 metrics: Metrics::default(),
+                clock: self.clock.clone(),
                 mood: Mutex::default(),
             });
             let wake = Wake::default();

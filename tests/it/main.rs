@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "one program: what its modules share is pub, and nobody else can reach it")]
 
 mod cli;
+mod clocks;
 mod container;
 mod delivery;
 mod drill;

@@ -330,7 +330,10 @@ const HOLDS = {
   rate_limited: "FlexPortal asked to wait (429)",
   refused: "FlexPortal refuses the credentials (401, 403)",
   failing: "FlexPortal fails (circuit breaker)",
+  clock_step: "Postgres’ clock was set forward",
 };
+/** These end by themselves. */
+const isShortHold = (hold) => hold.reason === "rate_limited" || hold.reason === "clock_step";
 const OPERATIONS = { update_customer: "Update of the customer", find_by_email: "Look-up by e-mail" };
 const FOUND_BY = {
   event: "the event names FlexPortal’s id",
@@ -1228,7 +1231,7 @@ function verdictOf(status) {
   const points = [
     ...held
       .slice(0, 5)
-      .map(({ name, hold }) => ({ tone: hold.reason === "rate_limited" ? "warn" : "bad", kind: "hold", name })),
+      .map(({ name, hold }) => ({ tone: isShortHold(hold) ? "warn" : "bad", kind: "hold", name })),
     number(status.failures.events) > 0 && {
       tone: "bad",
       kind: "failed",
@@ -1385,7 +1388,7 @@ function drawTargets(targets) {
               "span",
               { class: "end" },
               target.hold
-                ? badge("paused", target.hold.reason === "rate_limited" ? "warn" : "bad")
+                ? badge("paused", isShortHold(target.hold) ? "warn" : "bad")
                 : badge("open", "good"),
             ),
           ),
@@ -1395,7 +1398,7 @@ function drawTargets(targets) {
           target.hold &&
             h(
               "p",
-              { class: `note small ${target.hold.reason === "rate_limited" ? "warn" : "bad"}`, "data-testid": "hold" },
+              { class: `note small ${isShortHold(target.hold) ? "warn" : "bad"}`, "data-testid": "hold" },
               h(
                 "strong",
                 {},

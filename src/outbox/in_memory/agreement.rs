@@ -42,7 +42,7 @@ async fn the_store_in_memory_does_what_the_real_one_does() {
         real.register(&[], std::slice::from_ref(&known)).await.expect("registered");
         let model = InMemory::new(clock.clone(), std::slice::from_ref(&target));
         let pool = real.pool.clone();
-        sqlx::raw_sql("alter sequence arrival_numbers restart; truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null")
+        sqlx::raw_sql("alter sequence arrival_numbers restart; truncate deliveries, event_states, waiting_customers, customer_links, sync_attempts; update targets set budget_used_until = '-infinity', free_places = '{}', held_until = null, hold_reason = null, clock_steps_seconds = 0")
             .execute(&pool)
             .await
             .expect("emptied");
@@ -85,6 +85,7 @@ impl Pair {
             11 => self.renew().await,
             12 => self.take_budget().await,
             13 => self.give_back().await,
+            14 if self.chance(4) == 0 => self.make_up_for_step().await,
             14 => self.hold_or_resume().await,
             _ => self.by_a_person().await,
         }
@@ -297,6 +298,7 @@ impl Pair {
         let real = self.real.take_budget(&self.target, self.budget, wanted).await.expect("real");
         let model = Queue::take_budget(&self.model, &self.target, self.budget, wanted).await.expect("model");
         assert_eq!((real.is_held, real.wait.is_some()), (model.is_held, model.wait.is_some()), "{real:?} {model:?}");
+        assert_eq!((real.clock, real.clock_steps), (model.clock, model.clock_steps));
         assert_eq!(real.leaves.len(), model.leaves.len(), "{real:?} {model:?}");
         for (real, model) in real.leaves.into_iter().zip(model.leaves) {
             assert_eq!(real.is_probe, model.is_probe);
@@ -304,6 +306,17 @@ impl Pair {
             assert!(apart < TimeDelta::microseconds(100), "{real:?} {model:?}");
             self.leaves.push((real, model));
         }
+    }
+
+    async fn make_up_for_step(&mut self) {
+        let Some(budget) = self.budget else { return };
+        // As if leave was asked for just then, or before another process made up for the step.
+        let clock_steps = f64::from(u32::try_from(self.chance(5)).expect("small"));
+        let clock = self.clock.for_postgres().expect("a clock of its own");
+        let grant = Grant { leaves: vec![], is_held: false, wait: None, clock, clock_steps };
+        let step = Duration::from_secs(1 + u64::try_from(self.chance(2)).expect("small"));
+        self.real.make_up_for_step(&self.target, budget, &grant, step).await.expect("real");
+        Queue::make_up_for_step(&self.model, &self.target, budget, &grant, step).await.expect("model");
     }
 
     async fn give_back(&mut self) {

@@ -278,7 +278,7 @@ impl Outbox {
             let budget = limit.and_then(Budget::per_minute);
             let hold = row.hold_reason.as_deref().and_then(HoldReason::of_word).zip(row.held_until);
             // What a rate limit's hold leaves behind is over with its time; the others end by a probe.
-            let hold = hold.filter(|(reason, until)| *reason != HoldReason::RateLimited || *until > now);
+            let hold = hold.filter(|(reason, until)| !reason.ends_by_itself() || *until > now);
             let held_for = hold.map(|(_, until)| (until - now).to_std().unwrap_or_default()).unwrap_or_default();
             let free = u32::try_from(row.free_places).unwrap_or(0);
             TargetStatus {

@@ -143,6 +143,16 @@ impl Queue for Connection {
         self.statement(self.store.give_back(target, leaves)).await
     }
 
+    async fn make_up_for_step(
+        &self,
+        target: &TargetName,
+        budget: Budget,
+        grant: &Grant,
+        step: Duration,
+    ) -> Result<(), StoreError> {
+        self.statement(self.store.make_up_for_step(target, budget, grant, step)).await
+    }
+
     async fn hold(&self, target: &TargetName, reason: HoldReason, wait: Duration) -> Result<(), StoreError> {
         self.statement(self.store.hold(target, reason, wait)).await
     }

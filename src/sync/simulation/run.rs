@@ -123,6 +123,7 @@ impl Simulation {
             budget: Budget::per_minute(self.setting.limit),
             wishes: Wishes { country_format: CountryFormat::Name, send_email: false },
             metrics: Metrics::default(),
+            clock: self.clock.clone(),
             mood: Mutex::default(),
         };
         let worker =

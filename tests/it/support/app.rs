@@ -145,7 +145,7 @@ impl App {
 
     /// The upkeep of a process whose own clock shows something else than Postgres'.
     pub fn upkeep_by(&self, clock: Clock) -> Upkeep {
-        Upkeep::new(self.outbox.clone(), self.config.retention, clock)
+        Upkeep::new(self.outbox.clone(), self.config.retention, self.config.retry.longest_delay(), clock)
     }
 
     /// Works until nothing is due.
