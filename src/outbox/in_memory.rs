@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::arrival::Before;
 use super::claim::{QUIET, WAITED};
+use super::targets::hold_after;
 use super::{
     Budget, ClaimedCustomer, EventResult, Grant, HoldReason, Known, LEASE, Leave, Link, LinkChange, Look, NewEvent,
     Next, PROBE_INTERVAL, Queue, Settled, Settlement, Sharer, StoreError, StoreOutcome, WaitingEvent, Wake,
@@ -602,7 +603,7 @@ impl Queue for InMemory {
         }
         target.clock_steps += step.as_secs_f64();
         target.used_until = target.used_until.max((target.used_until + step).min(now + budget.most_ahead()));
-        let until = now + step.min(Duration::from_mins(1));
+        let until = now + hold_after(step);
         target.hold = Some(match target.hold {
             Some((before, reason)) if !reason.ends_by_itself() => (before.max(until), reason),
             Some((before, _)) => (before.max(until), HoldReason::ClockStep),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Outbox, StoreError, seconds};
+use super::{LEASE, Outbox, StoreError, seconds};
 use crate::config::{Source, Target};
 use crate::domain::{PgInstant, SourceName, TargetName, Tenant};
 
@@ -144,8 +144,12 @@ const MAX_FREE_PLACES: i64 = 256;
 /// the network's.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// How long a target is held after a step forward: for as long as the step, that the limit is kept; and for as long as a
+/// lease lasts, since leases ended early, and what was sent under them may still be under way (`tests/claims_model.rs`).
 /// After a minute without a request no step matters.
-const LONGEST_STEP_HOLD: Duration = Duration::from_mins(1);
+pub(super) fn hold_after(step: Duration) -> Duration {
+    step.clamp(LEASE, Duration::from_mins(1))
+}
 
 impl Budget {
     /// A tenth of the limit at once, the rest evenly spaced; `None` for no limit.
@@ -446,7 +450,7 @@ impl Outbox {
                     -- no more than all that may be taken at once
                     least(budget_used_until + make_interval(secs => $3), moment.now + make_interval(secs => $4))
                 ),
-                held_until = greatest(held_until, moment.now + make_interval(secs => least($3, $5))),
+                held_until = greatest(held_until, moment.now + make_interval(secs => $5)),
                 -- what ends by a probe still does
                 hold_reason = case when hold_reason in ('refused', 'failing') then hold_reason else 'clock_step' end,
                 clock_steps_seconds = clock_steps_seconds + $3
@@ -458,7 +462,7 @@ impl Outbox {
             grant.clock_steps,
             seconds(step),
             seconds(budget.most_ahead()),
-            seconds(LONGEST_STEP_HOLD),
+            seconds(hold_after(step)),
             self.clock.for_postgres() as _,
         )
         .execute(&self.pool)

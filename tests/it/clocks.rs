@@ -131,7 +131,7 @@ async fn no_minute_has_more_than_the_limit_though_the_clock_is_set_forward() {
     for steps in cases {
         let arrivals = arrivals(steps).await;
         assert!(most_in_sliding_windows(&arrivals) <= 100, "{steps:?}: {}", most_in_sliding_windows(&arrivals));
-        assert!(arrivals.len() >= 125, "{steps:?}: {}, and it goes on", arrivals.len());
+        assert!(arrivals.len() >= 100, "{steps:?}: {}, and it goes on", arrivals.len());
     }
 }
 
@@ -148,8 +148,9 @@ async fn a_step_forward_holds_the_target_once_and_is_shown() {
     app.clock.set_forward(Duration::from_secs(10));
     one.step().await.expect("the database");
     let hold = app.outbox.status().await.expect("the database").targets.remove(0).hold.expect("it is held");
-    assert_eq!((hold.reason, hold.until), (HoldReason::ClockStep, app.clock.now() + Duration::from_secs(10)));
-    app.advance(Duration::from_secs(9));
+    assert_eq!((hold.reason, hold.until), (HoldReason::ClockStep, app.clock.now() + Duration::from_secs(30)));
+    // As long as a lease: what was sent under those that ended early may still be under way.
+    app.advance(Duration::from_secs(29));
     other.step().await.expect("the database");
     assert_eq!(app.fake.requests().len(), before);
     app.advance(Duration::from_secs(1));
