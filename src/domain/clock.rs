@@ -26,6 +26,8 @@ pub enum Clock {
         start: DateTime<Utc>,
         /// Then.
         since: tokio::time::Instant,
+        /// By how much it was set forward since, in microseconds; less than nothing: back.
+        set: Arc<AtomicI64>,
     },
 }
 
@@ -60,7 +62,9 @@ impl Clock {
                 DateTime::from_timestamp_micros(hand.shows.load(Ordering::SeqCst)).unwrap_or_default()
             }
             #[cfg(test)]
-            Self::Simulated { start, since } => *start + since.elapsed(),
+            Self::Simulated { start, since, set } => {
+                *start + since.elapsed() + TimeDelta::microseconds(set.load(Ordering::SeqCst))
+            }
         }
     }
 
@@ -91,15 +95,24 @@ impl Clock {
 
     /// Sets a manual clock back, as a correction of the machine's does; no time passes.
     pub fn set_back(&self, by: Duration) {
-        if let Self::Manual(hand) = self {
-            hand.shows.fetch_sub(micros(by), Ordering::SeqCst);
-        }
+        self.set(-micros(by));
     }
 
     /// Sets a manual clock forward; no time passes.
     pub fn set_forward(&self, by: Duration) {
-        if let Self::Manual(hand) = self {
-            hand.shows.fetch_add(micros(by), Ordering::SeqCst);
+        self.set(micros(by));
+    }
+
+    fn set(&self, by: i64) {
+        match self {
+            Self::System => {}
+            Self::Manual(hand) => {
+                hand.shows.fetch_add(by, Ordering::SeqCst);
+            }
+            #[cfg(test)]
+            Self::Simulated { set, .. } => {
+                set.fetch_add(by, Ordering::SeqCst);
+            }
         }
     }
 
@@ -107,8 +120,8 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(hand) = self {
             hand.passed.fetch_add(micros(by), Ordering::SeqCst);
+            self.set_forward(by);
         }
-        self.set_forward(by);
     }
 }
 

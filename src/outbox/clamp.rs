@@ -6,7 +6,7 @@ use super::{LEASE, Outbox, PROBE_INTERVAL, StoreError, seconds};
 use crate::flexportal::LONGEST_RETRY_AFTER;
 
 /// The quota is never used further ahead than this, whatever the limit is: that of one request a minute is.
-const QUOTA_AHEAD: Duration = Duration::from_millis(60_500);
+pub(super) const QUOTA_AHEAD: Duration = Duration::from_millis(60_500);
 /// Nothing that cannot be is so by less: processes may have other limits for a moment.
 const TOLERANCE: Duration = Duration::from_secs(1);
 /// Not only failed attempts delay a customer: one whose source is not configured is looked at again after a minute.

@@ -23,6 +23,7 @@ use crate::domain::{
 use crate::shops::DELETION_TOPICS;
 
 mod agreement;
+mod clamped;
 
 /// What stands where a body was erased.
 const ERASED: &str = r#"{"erased": true}"#;

@@ -552,8 +552,11 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let clock =
-                Clock::Simulated { start: "2026-11-23T10:00:00Z".parse().expect("a time"), since: Instant::now() };
+            let clock = Clock::Simulated {
+                start: "2026-11-23T10:00:00Z".parse().expect("a time"),
+                since: Instant::now(),
+                set: Arc::default(),
+            };
             let target = TargetName::parse("default").expect("a name");
             let store = InMemory::new(clock.clone(), std::slice::from_ref(&target));
             let shop = Arc::new(Shop::new(Source::of_kind(ShopKind::Generic)).expect("a shop"));

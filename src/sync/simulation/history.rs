@@ -99,6 +99,11 @@ pub(super) enum Action {
     DiscardFailed {
         nth: usize,
     },
+    /// Postgres' clock is set, forward or back; no time passes.
+    SetClock {
+        is_forward: bool,
+        by: Duration,
+    },
     /// A customer's personal data is erased.
     Erase {
         customer: usize,
@@ -201,7 +206,11 @@ fn action_by_chance(chance: &Chance, customers: usize, fields: usize) -> Action 
         80..=87 => Action::Flexportal(FAULTS[chance.below(FAULTS.len())]),
         88 => Action::NewCustomer,
         89 => Action::Merge { customer },
-        90..=92 => Action::Database { is_away: chance.of(0.5) },
+        90 => {
+            let longest = [2_000, 15_000, 60_000, 3_600_000][chance.below(4)];
+            Action::SetClock { is_forward: chance.of(0.5), by: chance.up_to(Duration::from_millis(longest)) }
+        }
+        91 | 92 => Action::Database { is_away: chance.of(0.5) },
         93 | 94 => Action::Kill { replica: chance.below(3) },
         95 => Action::CutOff { replica: chance.below(3), is_cut: chance.of(0.6) },
         96 => Action::Restart { replica: chance.below(3) },
@@ -253,6 +262,8 @@ fn any_action() -> impl Strategy<Value = Action> {
         1 => customer.prop_map(|customer| Action::Erase { customer }),
         1 => proptest::bool::ANY.prop_map(|is_away| Action::Database { is_away }),
         1 => (0_usize..3, proptest::bool::ANY).prop_map(|(replica, is_cut)| Action::CutOff { replica, is_cut }),
+        1 => (proptest::bool::ANY, 0_u64..120_000)
+            .prop_map(|(is_forward, millis)| Action::SetClock { is_forward, by: Duration::from_millis(millis) }),
         1 => (0_usize..3).prop_map(|replica| Action::Kill { replica }),
         1 => (0_usize..3).prop_map(|replica| Action::Restart { replica }),
         1 => (0_usize..5).prop_map(|nth| Action::RetryFailed { nth }),
