@@ -87,7 +87,7 @@ impl<A> TargetLine<A> {
         tracing::warn!(
             target = %self.name,
             step_seconds = step.as_secs_f64(),
-            "Postgres' clock was set forward: the target is held for as long, a minute at most, so that the limit is kept"
+            "Postgres' clock was set forward: the target is held for as long, half a minute at least and one at most, so that the limit is kept"
         );
         // If that is cut off, the next one finds the same step.
         timely(outbox.make_up_for_step(&self.name, budget, &grant, step)).await?;

@@ -136,6 +136,27 @@ async fn no_minute_has_more_than_the_limit_though_the_clock_is_set_forward() {
 }
 
 #[tokio::test]
+async fn a_step_forward_lets_nobody_take_over_while_a_request_may_be_under_way() {
+    let app = App::start_with(&LIMITED, "").await;
+    deliver(&app, 1..2).await;
+    let other = app.another_worker();
+    other.step().await.expect("the database");
+    deliver(&app, 2..3).await;
+    assert_eq!(app.outbox.claim(&target(), 1).await.expect("the database").len(), 1);
+    app.clock.set_forward(Duration::from_secs(10));
+    deliver(&app, 3..4).await;
+    for _ in 0..28 {
+        other.step().await.expect("the database");
+        app.advance(Duration::from_secs(1));
+    }
+    let requests = app.fake.requests();
+    assert!(requests.iter().all(|request| !request.path.ends_with("/cus_2")), "its claim has not ended in truth");
+    app.advance(Duration::from_secs(40));
+    other.step().await.expect("the database");
+    assert_eq!(app.count(UNSENT).await, 0);
+}
+
+#[tokio::test]
 async fn a_step_forward_holds_the_target_once_and_is_shown() {
     let app = App::start_with(&LIMITED, "").await;
     let (one, other) = (app.another_worker(), app.another_worker());
