@@ -92,6 +92,7 @@ mod tests {
         let seconds: Vec<_> = (1..=12).map(|attempts| delay(attempts).as_secs_f64().round()).collect();
         assert_eq!(seconds, [1., 2., 4., 8., 16., 32., 64., 128., 256., 512., 900., 900.]);
         assert_eq!(policy.delay(failures(3, Duration::ZERO), 0.5), Some(Duration::from_secs(2)));
+        assert_eq!(policy.longest_delay(), Duration::from_mins(15), "that of RETRY_MAX_DELAY");
     }
 
     #[test]
