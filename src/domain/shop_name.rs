@@ -107,6 +107,17 @@ mod tests {
         let long = |end: &str| name(&format!("{}{end}", "a".repeat(300)));
         assert!(long("b").starts_with("sha256:") && long("b").len() < MAX_BYTES);
         assert_ne!(long("b"), long("c"));
-        assert!(name("a#b").starts_with("sha256:"), "what stands before an id ends where the id begins");
+        for odd in ["a#b", "a\tb", "a,b"] {
+            assert!(name(odd).starts_with("sha256:"), "{odd:?}: what stands before an id ends where the id begins");
+        }
+        assert_eq!(name(&"a".repeat(MAX_BYTES)).len(), MAX_BYTES, "not longer yet");
+    }
+
+    #[test]
+    fn ids_of_another_shop_are_apart_by_its_name() {
+        let shop = ShopName::of("Shop.example").expect("a name");
+        let customer = ShopCustomerId::parse("42").expect("an id");
+        assert_eq!(shop.customer(&customer).as_str(), "shop.example#42");
+        assert_eq!((shop.as_str(), shop.to_string().as_str()), ("shop.example", "shop.example"));
     }
 }
