@@ -263,6 +263,12 @@ impl ClockWatch {
             .then(|| ClockStep::Back((at_least - moved).to_std().unwrap_or_default()))
     }
 
+    /// Whether there is one to compare with.
+    #[cfg(test)]
+    pub(crate) fn has_reading(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// Later ones are compared with this reading, unless an even later one is remembered.
     pub fn remember(&mut self, reading: ClockReading) {
         if self.last.is_none_or(|last| last.asked_at <= reading.asked_at) {

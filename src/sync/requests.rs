@@ -94,6 +94,12 @@ impl<A> TargetLine<A> {
         Ok(Grant { leaves: vec![], is_held: true, wait: Some(step), ..grant })
     }
 
+    /// Whether a step of Postgres' clock would be noticed: it was asked before.
+    #[cfg(test)]
+    pub(super) fn watches_the_clock(&self) -> bool {
+        self.mood().watch.has_reading()
+    }
+
     fn mood(&self) -> std::sync::MutexGuard<'_, Mood> {
         self.mood.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -49,6 +49,7 @@ pub(super) struct Simulation {
 }
 
 struct Replica {
+    line: Arc<TargetLine<Line>>,
     is_dead: Arc<AtomicBool>,
     is_cut: Arc<AtomicBool>,
     shutdown: CancellationToken,
@@ -114,7 +115,7 @@ impl Simulation {
             unmatched_max_age: Duration::from_hours(24 * 30),
             dice: self.chance.0.clone(),
         };
-        let line = TargetLine {
+        let line = Arc::new(TargetLine {
             name: self.target.clone(),
             api: Line {
                 flexportal: self.flexportal.clone(),
@@ -126,12 +127,12 @@ impl Simulation {
             metrics: Metrics::default(),
             clock: self.clock_of_a_process(),
             mood: Mutex::default(),
-        };
+        });
         let worker =
-            Worker::from_parts(connection, rules, vec![Arc::new(line)], self.setting.concurrency, Wake::default());
+            Worker::from_parts(connection, rules, vec![line.clone()], self.setting.concurrency, Wake::default());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(worker.run(shutdown.clone()));
-        Replica { is_dead, is_cut, shutdown, running }
+        Replica { line, is_dead, is_cut, shutdown, running }
     }
 
     /// Each process has a clock of its own, which may be wrong by days, and has no say.
@@ -166,8 +167,9 @@ impl Simulation {
                 self.replicas[replica % self.replicas.len()].is_cut.store(*is_cut, Ordering::Relaxed);
             }
             Action::SetClock { is_forward: true, by } => {
-                // Whoever has no limit is not watched.
-                if self.setting.limit > 0 {
+                // Whoever has no limit is not watched, and who has just begun has nothing to compare with.
+                let is_watched = self.replicas.iter().all(|replica| replica.line.watches_the_clock());
+                if self.setting.limit > 0 && is_watched {
                     self.clock.set_forward(*by);
                 }
             }
