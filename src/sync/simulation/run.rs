@@ -18,7 +18,7 @@ use crate::config::{CountryFormat, ShopKind, Source};
 use crate::domain::{Clock, DeliveryId, Dice, EventId, EventStatus, OrderKey, RetryPolicy, ShopCustomerId, TargetName};
 use crate::metrics::Metrics;
 use crate::outbox::in_memory::{Event, InMemory};
-use crate::outbox::{Budget, NewEvent, StoreOutcome, Wake};
+use crate::outbox::{Budget, LEASE, NewEvent, StoreOutcome, Wake};
 use crate::shops::{Concerns, Delivery, Shop};
 use crate::sync::requests::TargetLine;
 use crate::sync::translate::Wishes;
@@ -46,6 +46,8 @@ pub(super) struct Simulation {
     /// By customer.
     words: BTreeMap<usize, Words>,
     merges: usize,
+    /// When Postgres' clock was last set forward.
+    stepped: Option<tokio::time::Instant>,
 }
 
 struct Replica {
@@ -87,6 +89,7 @@ impl Simulation {
             last: None,
             words: BTreeMap::new(),
             merges: 0,
+            stepped: None,
             setting,
         };
         for _ in 0..simulation.setting.replicas {
@@ -171,6 +174,7 @@ impl Simulation {
                 let is_watched = self.replicas.iter().all(|replica| replica.line.watches_the_clock());
                 if self.setting.limit > 0 && is_watched {
                     self.clock.set_forward(*by);
+                    self.stepped = Some(tokio::time::Instant::now());
                 }
             }
             Action::SetClock { is_forward: false, by } => {
@@ -178,6 +182,8 @@ impl Simulation {
                 // As upkeep does within a second.
                 self.store.clamp(LONGEST_DELAY);
             }
+            // Nor has whoever begins just after a step.
+            Action::Kill { .. } | Action::Restart { .. } if self.has_just_stepped() => {}
             Action::Kill { replica } => self.replace(*replica, false),
             Action::Restart { replica } => self.replace(*replica, true),
             Action::Erase { .. } => {} // takes its time, below
@@ -197,6 +203,11 @@ impl Simulation {
         }
         // Others get their turn between any two.
         tokio::task::yield_now().await;
+    }
+
+    /// Whether a claim that ended early by a step could still be taken over.
+    fn has_just_stepped(&self) -> bool {
+        self.stepped.is_some_and(|at| at.elapsed() < LEASE * 2)
     }
 
     /// Waits, as the command does, until nobody has the customer and nothing of it can arrive any more.
