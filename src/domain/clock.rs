@@ -238,42 +238,62 @@ pub struct ClockReading {
     pub answered_at: Duration,
 }
 
+/// How far Postgres' clock is ahead of what the process measures: between two bounds, since when exactly it was read is not
+/// known, only when it was asked.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    least: TimeDelta,
+    most: TimeDelta,
+    asked_at: Duration,
+}
+
+impl From<ClockReading> for Ahead {
+    fn from(reading: ClockReading) -> Self {
+        let shown = reading.shown.0 - DateTime::UNIX_EPOCH;
+        let ahead_of = |passed: Duration| shown - TimeDelta::from_std(passed).unwrap_or_default();
+        Self { least: ahead_of(reading.answered_at), most: ahead_of(reading.asked_at), asked_at: reading.asked_at }
+    }
+}
+
 /// Compares how far Postgres' clock moves with how much time passes for the process.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
-    last: Option<ClockReading>,
+    known: Option<Ahead>,
 }
 
 impl ClockWatch {
-    /// By how much the clock was set since the reading that is remembered, if by more than a second.
-    ///
-    /// When exactly the clock was read is not known, only when it was asked: a slow answer hides a step of its length.
+    /// By how much the clock was set since what is remembered, if by more than a second. A slow answer hides a step of its
+    /// length, until a quick one shows it.
     #[must_use]
     pub fn step_until(&self, reading: ClockReading) -> Option<ClockStep> {
-        let last = self.last?;
-        let moved = reading.shown.0 - last.shown.0;
-        let passed = |from: Duration, to: Duration| TimeDelta::from_std(to.saturating_sub(from)).unwrap_or_default();
-        let at_most = passed(last.asked_at, reading.answered_at);
-        let at_least = passed(last.answered_at, reading.asked_at);
-        if moved - at_most > SHORTEST_STEP {
-            return Some(ClockStep::Forward((moved - at_least).to_std().unwrap_or_default()));
+        let (known, now) = (self.known?, Ahead::from(reading));
+        if now.least - known.most > SHORTEST_STEP {
+            return Some(ClockStep::Forward((now.most - known.least).to_std().unwrap_or_default()));
         }
-        let is_later = reading.asked_at >= last.asked_at;
-        (is_later && at_least - moved > SHORTEST_STEP)
-            .then(|| ClockStep::Back((at_least - moved).to_std().unwrap_or_default()))
+        let back = known.least - now.most;
+        (now.asked_at >= known.asked_at && back > SHORTEST_STEP)
+            .then(|| ClockStep::Back(back.to_std().unwrap_or_default()))
     }
 
     /// Whether there is one to compare with.
     #[cfg(test)]
     pub(crate) fn has_reading(&self) -> bool {
-        self.last.is_some()
+        self.known.is_some()
     }
 
-    /// Later ones are compared with this reading, unless an even later one is remembered.
+    /// Later ones are compared with this reading, and with those before that agree with it.
     pub fn remember(&mut self, reading: ClockReading) {
-        if self.last.is_none_or(|last| last.asked_at <= reading.asked_at) {
-            self.last = Some(reading);
-        }
+        let now = Ahead::from(reading);
+        self.known = Some(match self.known {
+            Some(known) if now.least <= known.most && known.least <= now.most => Ahead {
+                least: now.least.max(known.least),
+                most: now.most.min(known.most),
+                asked_at: now.asked_at.max(known.asked_at),
+            },
+            // Of an earlier question that was answered late.
+            Some(known) if now.asked_at < known.asked_at => known,
+            _ => now,
+        });
     }
 }
 
@@ -377,7 +397,23 @@ mod tests {
         assert_eq!(step((0, 1_000, 3), (60, 1_065, 60)), forward(8), "and may have been read late");
         assert_eq!(step((0, 1_000, 0), (60, 1_062, 63)), None);
         assert_eq!(step((10, 1_010, 11), (0, 1_000, 12)), None, "an earlier question that was answered late");
-        assert_eq!(step((10, 1_010, 11), (0, 1_020, 12)), forward(10), "and that saw the step");
+        assert_eq!(step((10, 1_010, 11), (0, 1_020, 12)), forward(21), "and that saw the step, of so much at most");
+    }
+
+    #[test]
+    fn a_step_that_a_slow_answer_hides_is_shown_by_the_next_quick_one() {
+        let at = |seconds| PgInstant(DateTime::from_timestamp(seconds, 0).expect("in range"));
+        let reading = |asked, shown, answered| ClockReading {
+            asked_at: Duration::from_secs(asked),
+            shown: at(shown),
+            answered_at: Duration::from_secs(answered),
+        };
+        let mut watch = ClockWatch::default();
+        watch.remember(reading(0, 1_000, 0));
+        let slow = reading(10, 1_013, 14);
+        assert_eq!(watch.step_until(slow), None, "it may have been read three seconds later");
+        watch.remember(slow);
+        assert_eq!(watch.step_until(reading(20, 1_023, 20)), Some(ClockStep::Forward(Duration::from_secs(3))));
     }
 
     #[test]

@@ -50,7 +50,8 @@ impl Outbox {
             update targets
             set budget_used_until = least(budget_used_until, latest.quota),
                 free_places = case when budget_used_until > latest.quota then '{}' else free_places end,
-                held_until = case when held_until > latest.hold then latest.hold else held_until end
+                held_until = case when held_until > latest.hold then latest.hold else held_until end,
+                step_held_until = least(step_held_until, latest.quota)
             from latest
             where targets.name = latest.name
               and (

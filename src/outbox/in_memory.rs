@@ -90,6 +90,7 @@ pub(crate) struct Target {
     free_places: Vec<DateTime<Utc>>,
     pub(crate) hold: Option<(DateTime<Utc>, HoldReason)>,
     clock_steps: f64,
+    step_held_until: Option<DateTime<Utc>>,
 }
 
 impl EventState {
@@ -605,6 +606,7 @@ impl Queue for InMemory {
         target.clock_steps += step.as_secs_f64();
         target.used_until = target.used_until.max((target.used_until + step).min(now + budget.most_ahead()));
         let until = now + hold_after(step);
+        target.step_held_until = target.step_held_until.max(Some(until));
         target.hold = Some(match target.hold {
             Some((before, reason)) if !reason.ends_by_itself() => (before.max(until), reason),
             Some((before, _)) => (before.max(until), HoldReason::ClockStep),
@@ -622,7 +624,9 @@ impl Queue for InMemory {
         if leaves.iter().any(|leave| leave.is_probe) {
             target.hold = target.hold.map(|(until, reason)| match reason {
                 HoldReason::RateLimited | HoldReason::ClockStep => (until, reason),
-                HoldReason::Refused | HoldReason::Failing => (now, reason),
+                HoldReason::Refused | HoldReason::Failing => {
+                    (target.step_held_until.map_or(now, |until| until.max(now)), reason)
+                }
             });
         }
         Ok(())
@@ -640,9 +644,10 @@ impl Queue for InMemory {
     }
 
     async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
-        let mut state = self.state();
+        let (now, mut state) = (self.clock.now(), self.state());
         let target = state.targets.get_mut(target).expect("it is registered");
-        target.hold = target.hold.filter(|(_, reason)| reason.ends_by_itself());
+        let step = target.step_held_until.filter(|until| *until > now).map(|until| (until, HoldReason::ClockStep));
+        target.hold = target.hold.filter(|(_, reason)| reason.ends_by_itself()).or(step);
         Ok(())
     }
 

@@ -451,6 +451,7 @@ impl Outbox {
                     least(budget_used_until + make_interval(secs => $3), moment.now + make_interval(secs => $4))
                 ),
                 held_until = greatest(held_until, moment.now + make_interval(secs => $5)),
+                step_held_until = greatest(step_held_until, moment.now + make_interval(secs => $5)),
                 -- what ends by a probe still does
                 hold_reason = case when hold_reason in ('refused', 'failing') then hold_reason else 'clock_step' end,
                 clock_steps_seconds = clock_steps_seconds + $3
@@ -494,7 +495,10 @@ impl Outbox {
                     limit $5
                 ),
                 -- a probe that asked nothing leaves the question open: the next may come at once
-                held_until = case when $3 and hold_reason in ('refused', 'failing') then moment.now else held_until end
+                held_until = case
+                    when $3 and hold_reason in ('refused', 'failing') then greatest(moment.now, step_held_until)
+                    else held_until
+                end
             from (select coalesce($4::timestamptz, clock_timestamp()) as now) moment
             where name = $1
             "#,
@@ -560,8 +564,17 @@ impl Outbox {
     /// [`StoreError::Unavailable`].
     pub async fn resume(&self, target: &TargetName) -> Result<(), StoreError> {
         sqlx::query!(
-            "update targets set held_until = null, hold_reason = null where name = $1 and hold_reason in ('refused', 'failing')",
+            r#"
+            -- resume
+            update targets
+            set held_until = case when step_held_until > moment.now then step_held_until end,
+                hold_reason = case when step_held_until > moment.now then 'clock_step' end
+            from (select coalesce($2::timestamptz, clock_timestamp()) as now) moment
+            where name = $1
+              and hold_reason in ('refused', 'failing')
+            "#,
             target.as_str(),
+            self.clock.for_postgres() as _,
         )
         .execute(&self.pool)
         .await?;

@@ -14,7 +14,8 @@ use super::breaker::Breaker;
 use super::translate::Wishes;
 use super::{Interrupted, decide, hold_for};
 use crate::domain::{
-    Clock, ClockReading, ClockStep, ClockWatch, EventId, FlexportalCustomerId, Moment, ShopCustomerId, TargetName,
+    Clock, ClockReading, ClockStep, ClockWatch, EventId, FlexportalCustomerId, Moment, PgInstant, ShopCustomerId,
+    TargetName,
 };
 use crate::flexportal::{Api, Client, Exchange, Found, UpdateCustomer, Updated};
 use crate::metrics::{Metrics, outcome_of};
@@ -58,6 +59,8 @@ pub(crate) struct Mood {
     usual: Option<Duration>,
     /// Postgres' clock, as its budget is shared by it.
     watch: ClockWatch,
+    /// By how much it was set forward, as far as the budget has made up for it.
+    clock_steps: Duration,
 }
 
 impl<A> TargetLine<A> {
@@ -81,6 +84,7 @@ impl<A> TargetLine<A> {
                 step
             } else {
                 mood.watch.remember(reading);
+                mood.clock_steps = Duration::from_secs_f64(grant.clock_steps);
                 return Ok(grant);
             }
         };
@@ -92,6 +96,18 @@ impl<A> TargetLine<A> {
         // If that is cut off, the next one finds the same step.
         timely(outbox.make_up_for_step(&self.name, budget, &grant, step)).await?;
         Ok(Grant { leaves: vec![], is_held: true, wait: Some(step), ..grant })
+    }
+
+    /// Whether Postgres' clock was set forward since leave was asked for the last time: then whoever had the customer before
+    /// may have lost it early, and have a request under way. Leave from before is void.
+    fn has_stepped(&self, asked_at: Duration, shown: PgInstant) -> bool {
+        let mut mood = self.mood();
+        let reading = ClockReading { asked_at, shown: shown - mood.clock_steps, answered_at: self.clock.passed() };
+        let has_stepped = matches!(mood.watch.step_until(reading), Some(ClockStep::Forward(_)));
+        if has_stepped {
+            mood.held_at = Some(Instant::now());
+        }
+        has_stepped
     }
 
     /// Whether a step of Postgres' clock would be noticed: it was asked before.
@@ -211,6 +227,16 @@ impl<'a, Q: Queue, A: Api> Requests<'a, Q, A> {
     /// The last request was made.
     pub(super) fn leave_lane(&mut self) {
         self.lane.taken = None;
+    }
+
+    /// By the process's own measure, now: see [`Clock::passed`].
+    pub(super) fn passed(&self) -> Duration {
+        self.target.clock.passed()
+    }
+
+    /// Whether Postgres' clock, which was asked for after `asked_at`, was set forward just before the claim.
+    pub(super) fn has_stepped(&self, asked_at: Duration, shown: PgInstant) -> bool {
+        self.target.has_stepped(asked_at, shown)
     }
 
     /// Leave that was not used, to be given back.

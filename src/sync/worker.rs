@@ -356,6 +356,7 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             tracing::warn!(source = %claimed.source, "events wait for a source that is not configured here");
             return Ok(Settlement::nothing(Next::RetryIn(UNCONFIGURED_DELAY)));
         };
+        let asked_at = requests.passed();
         let known = match timely(self.outbox.read(claimed)).await {
             Ok(known) => known,
             Err(StoreError::Inconsistent(what)) => {
@@ -369,6 +370,9 @@ impl<Q: Queue, A: Api> Worker<Q, A> {
             Err(error) => return Err(Interrupted::Store(error)),
         };
         requests.moment = Some(known.moment);
+        if requests.has_stepped(asked_at, known.moment.read_at()) {
+            return Err(Interrupted::NotNow);
+        }
         let mut record = Record::default();
         let outcome = {
             // Pinned where it is, else there would be room for it twice.

@@ -179,3 +179,18 @@ async fn a_step_forward_holds_the_target_once_and_is_shown() {
     assert!(app.fake.requests().len() > before, "the step was made up for by the first to notice it");
     assert!(app.outbox.status().await.expect("the database").targets.remove(0).hold.is_none());
 }
+
+#[tokio::test]
+async fn a_probe_that_gets_through_does_not_end_the_pause_after_a_step() {
+    let app = App::start_with(&LIMITED, "").await;
+    let worker = app.another_worker();
+    deliver(&app, 1..40).await;
+    worker.step().await.expect("the database");
+    app.advance(Duration::from_secs(2));
+    app.clock.set_forward(Duration::from_secs(10));
+    worker.step().await.expect("the database");
+    app.outbox.hold(&target(), HoldReason::Failing, Duration::from_secs(1)).await.expect("the database");
+    app.outbox.resume(&target()).await.expect("the database");
+    let hold = app.outbox.status().await.expect("the database").targets.remove(0).hold.expect("it is held");
+    assert_eq!((hold.reason, hold.until), (HoldReason::ClockStep, app.clock.now() + Duration::from_secs(30)));
+}

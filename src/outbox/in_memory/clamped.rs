@@ -16,6 +16,7 @@ impl InMemory {
             if target.used_until > now + QUOTA_AHEAD {
                 (target.used_until, target.free_places) = (now + QUOTA_AHEAD, vec![]);
             }
+            target.step_held_until = target.step_held_until.map(|until| until.min(now + QUOTA_AHEAD));
             target.hold = target.hold.map(|(until, reason)| {
                 let longest = match reason {
                     HoldReason::RateLimited => LONGEST_RETRY_AFTER,

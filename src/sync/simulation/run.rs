@@ -173,7 +173,8 @@ impl Simulation {
                 // Whoever has no limit is not watched, and who has just begun has nothing to compare with.
                 let is_watched = self.replicas.iter().all(|replica| replica.line.watches_the_clock());
                 if self.setting.limit > 0 && is_watched {
-                    self.clock.set_forward(*by);
+                    // A second is no step.
+                    self.clock.set_forward(*by + Duration::from_secs(1));
                     self.stepped = Some(tokio::time::Instant::now());
                 }
             }
