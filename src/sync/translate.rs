@@ -294,4 +294,23 @@ mod tests {
         let known = Acknowledged([(Field::Email, settled)].into());
         assert_eq!(body(&email, &known, NAMES).1, [EMAIL_DIFFERS]);
     }
+
+    #[test]
+    fn what_was_emptied_is_a_warning_if_flexportal_had_it_and_a_status_never_is() {
+        let settled = |hash: Option<ValueHash>| Acknowledgement {
+            key: OrderKey::at(DateTime::UNIX_EPOCH, EventId(uuid::Uuid::nil())),
+            hash,
+            acked: None,
+            deactivated: false,
+            deleted: false,
+        };
+        let known = |field, hash| Acknowledged([(field, settled(hash))].into());
+        let hash = || Some(ValueHash::of(&"before"));
+        let warnings = |field, known: &Acknowledged| body(&[(field, Said::Nothing)], known, NAMES).1;
+        let emptied = warnings(Field::Phone, &known(Field::Phone, hash()));
+        assert!(matches!(&emptied[..], [warning] if warning.starts_with("phone was emptied")), "{emptied:?}");
+        assert_eq!(warnings(Field::Phone, &known(Field::Phone, None)), [""; 0], "it had none");
+        assert_eq!(warnings(Field::Phone, &Acknowledged::default()), [""; 0]);
+        assert_eq!(warnings(Field::Status, &known(Field::Status, hash())), [""; 0]);
+    }
 }
