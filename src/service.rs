@@ -364,6 +364,8 @@ pub async fn serve(config: &Config, role: Role, migrate: bool, signal: impl Futu
         Some(Err(panic)) => bail!("preparing the database failed: {panic}"),
         None => preparing.abort(),
     }
+    // From here on the probe says so.
+    running.leaving.asked.cancel();
     tracing::info!("leaving: finishing what is under way");
     let leaving = async {
         running.stop().await;

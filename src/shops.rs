@@ -237,9 +237,10 @@ impl Shop {
         headers::require_json(verified.headers)?;
         let is_whole = verified.body.len() <= max;
         let json::Mended { text, mut warnings } = match self.source.kind {
-            ShopKind::WooCommerce if !is_whole => {
-                json::mend(woocommerce::smaller(&self.source, verified.body)?.as_bytes())?
-            }
+            ShopKind::WooCommerce if !is_whole => match woocommerce::smaller(&self.source, verified.body, max)? {
+                Some(smaller) => json::mend(smaller.as_bytes())?,
+                None => return Ok(Received::Ignored(Ignored::because("the body is not a JSON object"))),
+            },
             ShopKind::WooCommerce | ShopKind::Shopify | ShopKind::Generic => json::mend(verified.body)?,
         };
         if text.len() > max && !is_whole {

@@ -288,19 +288,23 @@ impl<'a> Object<'a> {
             .ok()
     }
 
-    /// The object as JSON without the list under a key, but for the last object in it that is to be kept.
+    /// The object as JSON without the list under a key, but for the last object in it that is to be kept; `None` if there is
+    /// no such list, or if that has more than `max` bytes.
     #[must_use]
-    pub fn without(&self, key: &str, is_kept: impl Fn(&Object<'_>) -> bool) -> String {
+    pub fn without(&self, key: &str, is_kept: impl Fn(&Object<'_>) -> bool, max: usize) -> Option<String> {
+        let kept = last_of(self.raw(key)?, is_kept).map_or("", RawValue::get);
+        let others = || self.entries.iter().filter(|(name, _)| name != key);
+        // Before anything is copied: who sends it may send many.
+        let size: usize = others().map(|(name, value)| name.len() + value.get().len() + 4).sum();
+        if size + kept.len() > max {
+            return None;
+        }
         let mut json = String::from("{");
-        for (name, value) in &self.entries {
-            if name == key {
-                continue;
-            }
+        for (name, value) in others() {
             let _ = write!(json, "{}:{},", serde_json::Value::from(name.as_ref()), value.get());
         }
-        let kept = self.raw(key).and_then(|list| last_of(list, is_kept));
-        let _ = write!(json, "{}:[{}]}}", serde_json::Value::from(key), kept.map_or("", RawValue::get));
-        json
+        let _ = write!(json, "{}:[{kept}]}}", serde_json::Value::from(key));
+        Some(json)
     }
 
     fn raw(&self, key: &str) -> Option<&'a RawValue> {

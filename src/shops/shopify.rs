@@ -51,7 +51,11 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
     event.occurred_at = body.text("updated_at", &mut event.warnings).value().as_deref().and_then(super::rfc3339);
     if let Some(key) = &source.flexportal_id_field {
         event.flexportal_id = body.flexportal_id(key, &mut event.warnings);
-        if !body.has(key) && body.has("metafields") {
+        let is_empty = |list: Vec<Object<'_>>| list.is_empty();
+        let has_metafields = !matches!(body.object("metafields"), Some(None))
+            && body.has("metafields")
+            && !body.list("metafields").is_some_and(is_empty);
+        if !body.has(key) && has_metafields {
             event.warnings.push(format!("`{key}` is not at the top of the body, and `metafields` are not read"));
         }
     }

@@ -6,7 +6,7 @@
 use axum::http::HeaderMap;
 use chrono::NaiveDateTime;
 
-use super::json::{Object, Text};
+use super::json::{self, Object, Text};
 use super::signature::Keys;
 use super::{Content, Ignored, Rejection, headers};
 use crate::config::{CustomerTypePolicy, Source};
@@ -55,8 +55,8 @@ pub(super) fn content<'a>(source: &Source, topic: &str, body: &Object<'a>) -> Re
     }
     let warnings = &mut event.warnings;
     // `profile_update` fires for every WordPress user. A deletion names no role.
-    if body.text("role", warnings).value().is_some_and(|role| !is_customer(source, &role)) {
-        let reason = "not a customer: another WordPress role (see `roles`)".into();
+    if let Some(role) = body.text("role", warnings).value().filter(|role| !is_customer(source, role)) {
+        let reason = format!("not a customer: the role `{}` (see `roles`)", shown_role(&role)).into();
         return Ok(Content::Ignored(Ignored { reason, notice: Some(NoticeKind::RoleIgnored) }));
     }
     // Not modified yet: it is as it was created. Our time of arrival could be later than a real change.
@@ -111,6 +111,12 @@ fn is_customer(source: &Source, role: &str) -> bool {
     if source.roles.is_empty() { !STAFF.contains(&role) } else { source.roles.iter().any(|listed| listed == role) }
 }
 
+/// A role as it can stand in a line of text: `WordPress` makes them of lower-case letters, digits, `_` and `-`.
+fn shown_role(role: &str) -> &str {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-:. ".contains(c);
+    if role.len() <= 64 && role.chars().all(is_plain) { role } else { "…" }
+}
+
 /// The body is made when it is delivered: of a customer who is gone by then, or whom the webhook's owner may not see (any
 /// more), it is an error of the REST API, `{"code": …, "message": …, "data": {"status": …}}`.
 fn instead_of_a_customer(body: &Object<'_>) -> Option<Ignored> {
@@ -130,12 +136,15 @@ fn instead_of_a_customer(body: &Object<'_>) -> Option<Ignored> {
 }
 
 /// A body without `meta_data`, but for the entry that holds FlexPortal's id. It is read through once, and nothing of what is
-/// left out is kept.
-pub(super) fn smaller(source: &Source, body: &[u8]) -> Result<String, Rejection> {
+/// left out is kept. `None` for JSON of another kind.
+pub(super) fn smaller(source: &Source, body: &[u8], max: usize) -> Result<Option<String>, Rejection> {
     let body = std::str::from_utf8(body).map_err(|_| Rejection::malformed("the body is not UTF-8"))?;
-    let object = Object::parse(body.trim_start_matches('\u{feff}'))?;
+    let body = body.trim_start_matches('\u{feff}');
+    json::check(body)?;
+    let Ok(object) = Object::parse(body) else { return Ok(None) };
     let key = source.flexportal_id_field.as_deref();
-    Ok(object.without("meta_data", |entry| key.is_some_and(|key| holds(entry, key))))
+    let smaller = object.without("meta_data", |entry| key.is_some_and(|key| holds(entry, key)), max);
+    smaller.map(Some).ok_or(Rejection::TooLarge { max })
 }
 
 fn holds(entry: &Object<'_>, key: &str) -> bool {

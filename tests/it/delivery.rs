@@ -42,6 +42,10 @@ async fn an_id_among_shopifys_metafields_is_no_silent_fallback() {
     let metafields = json!({"metafields": [{"key": "fp_id", "value": "cus_9"}]});
     let event = app.sync(shopify(1, 0, &metafields)).await;
     assert_eq!(event.warnings, ["`fp_id` is not at the top of the body, and `metafields` are not read"]);
+    for none in [json!([]), json!(null)] {
+        let event = app.sync(shopify(2, 0, &json!({"metafields": none}))).await;
+        assert_eq!(event.warnings, [""; 0], "there are none");
+    }
     assert_eq!(app.sync(shopify(1, 1, &json!({"fp_id": "cus_9"}))).await.flexportal_id.as_deref(), Some("cus_9"));
 }
 

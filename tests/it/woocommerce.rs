@@ -88,6 +88,7 @@ async fn all_roles_but_those_of_staff_are_customers() {
     for role in ["administrator", "editor", "author", "contributor", "shop_manager"] {
         let answer = app.deliver(with_role(role)).await;
         assert_eq!((answer.status, answer.word()), (200, "ignored"), "{role}");
+        assert!(answer.body["reason"].as_str().is_some_and(|reason| reason.contains(role)), "{answer:?}");
     }
     // Who left the customers' roles is not deleted.
     app.drain().await;
@@ -159,6 +160,10 @@ async fn a_plug_ins_megabytes_do_not_cost_the_customer() {
     assert_eq!(large.status, 413, "{large:?}");
     let large = app.deliver(updated(&body(0, &"x".repeat(65_536)))).await;
     assert_eq!(large.status, 413, "{large:?}");
+    // Only bytes that cannot be read count towards switching the webhook off.
+    assert_eq!(app.deliver(updated(&json!(["x".repeat(65_536)]))).await.word(), "ignored");
+    let unreadable = Webhook::new(ShopKind::WooCommerce, "customer.updated", "[".repeat(70_000));
+    assert_eq!(app.deliver(unreadable).await.status, 400);
     // Nobody else's excess is looked through.
     let large = app.deliver(generic("x", 0, &json!({"meta_data": "x".repeat(65_536)}))).await;
     assert_eq!(large.status, 413, "{large:?}");
