@@ -470,14 +470,23 @@ impl Outbox {
         let events = sqlx::query_scalar!(
             r#"
             -- set_deliveries_apart
-            update deliveries
-            set shop_customer_id = $4 || shop_customer_id,
-                delivery_id = $4 || delivery_id
-            where source = $1
-              and shop_customer_id = $2
-              and shop = $3
-              and concerns = 'customer'
-            returning id
+            update deliveries d
+            set shop_customer_id = $4 || d.shop_customer_id,
+                delivery_id = $4 || d.delivery_id || case
+                    -- it was held before, and accepted as a repetition
+                    when exists (
+                        select
+                        from deliveries other
+                        where other.source = d.source
+                          and other.delivery_id = $4 || d.delivery_id
+                    ) then '#' || d.id
+                    else ''
+                end
+            where d.source = $1
+              and d.shop_customer_id = $2
+              and d.shop = $3
+              and d.concerns = 'customer'
+            returning d.id
             "#,
             source.as_str(),
             customer.as_str(),

@@ -130,6 +130,32 @@ async fn a_staging_copy_that_spoke_first_is_set_apart() {
 }
 
 #[tokio::test]
+async fn whoever_was_accepted_can_be_ignored_after_all() {
+    let app = App::start().await;
+    app.sync(shopify(1, 0, &named("live"))).await;
+    let webhook = shopify(1, 5, &named("test")).with_delivery_id("same").of_shop(Some(STAGING));
+    app.deliver(webhook.clone()).await;
+    decide(&app, STAGING, ShopDecision::Accept).await;
+    app.drain().await;
+    // The same once more, as if it had been held: what an accepted repetition leaves.
+    app.db
+        .execute(
+            "insert into deliveries (id, source, delivery_id, topic, shop_customer_id, concerns, occurred_at, received_at, payload, shop)
+             select gen_random_uuid(), source, 'staging.shop.example#same', topic, shop_customer_id, concerns, occurred_at,
+                 received_at, payload, shop
+             from deliveries where delivery_id = 'same'",
+        )
+        .await;
+    decide(&app, STAGING, ShopDecision::Ignore).await;
+    assert_eq!(
+        app.count("select count(*) from deliveries where shop_customer_id like 'staging.shop.example#%'").await,
+        2
+    );
+    assert_eq!(app.sync(shopify(1, 1, &named("live again"))).await.status, "synced");
+    assert_eq!(phones(&app), ["live", "test", "live again"]);
+}
+
+#[tokio::test]
 async fn what_does_not_say_which_shop_it_is_of_belongs_to_the_source() {
     let app = App::start().await;
     app.sync(shopify(1, 0, &named("first")).of_shop(None)).await;
